@@ -1,0 +1,12 @@
+//! Weir: an instant-messaging and push gateway for Linux.
+//!
+//! Imports go one way: `ids`, `limits` ← `io`, `wire` ← `session` ← `shard` ← `boot`, and `io`, `mesh` ← `reactor` ← `boot`.
+//! `tests/tidy.rs` holds every module to it.
+
+pub mod ids;
+pub mod io;
+pub mod limits;
+pub mod mesh;
+pub mod reactor;
+pub mod stats;
+pub mod wire;

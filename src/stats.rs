@@ -1,0 +1,2 @@
+//! Counters: written by one shard each, read by anyone.
+#![forbid(unsafe_code)]

@@ -1,0 +1,312 @@
+//! Bytes to frames and back. Pure: no I/O, no clock, nothing allocated before its length was checked.
+//!
+//! The layout is written down once, in `proto/frame.md`; its golden vectors are tested against this code.
+#![forbid(unsafe_code)]
+
+mod code;
+mod hot;
+
+/// The Protobuf bodies, generated from `proto/weir.proto`.
+pub mod body {
+    include!(concat!(env!("OUT_DIR"), "/weir.v1.rs"));
+}
+
+pub use code::{ErrorCode, Retry};
+pub use hot::{PushRef, SendRef};
+
+use prost::Message as _;
+
+/// The fixed header in front of every body.
+pub const HEADER_BYTES: usize = 16;
+/// The first two bytes of every frame: "WR".
+pub const MAGIC: u16 = 0x5752;
+/// The protocol version of this code.
+pub const VERSION: u8 = 1;
+/// Flag: the receiver must understand this frame's type, or answer with an error and close.
+pub const FLAG_CRITICAL: u16 = 0x8000;
+/// Flags in this half must be understood, or the frame is refused; the others may be ignored.
+pub const FLAGS_CRITICAL_MASK: u16 = 0xff00;
+
+/// Offset of the checksum, which covers the header before it and the body.
+const CRC_OFFSET: usize = 12;
+
+/// The type byte of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum FrameType {
+    Login = 0x01,
+    LoginOk = 0x02,
+    Ping = 0x03,
+    Pong = 0x04,
+    Send = 0x10,
+    SendOk = 0x11,
+    Push = 0x12,
+    Join = 0x20,
+    JoinOk = 0x21,
+    Leave = 0x22,
+    LeaveOk = 0x23,
+    Kicked = 0x30,
+    Goaway = 0x31,
+    Error = 0x32,
+}
+
+impl FrameType {
+    /// All types, in the order of their bytes.
+    pub const ALL: [FrameType; 14] = [
+        FrameType::Login,
+        FrameType::LoginOk,
+        FrameType::Ping,
+        FrameType::Pong,
+        FrameType::Send,
+        FrameType::SendOk,
+        FrameType::Push,
+        FrameType::Join,
+        FrameType::JoinOk,
+        FrameType::Leave,
+        FrameType::LeaveOk,
+        FrameType::Kicked,
+        FrameType::Goaway,
+        FrameType::Error,
+    ];
+
+    /// The type with this byte, if there is one.
+    pub fn from_byte(byte: u8) -> Option<FrameType> {
+        FrameType::ALL.into_iter().find(|kind| *kind as u8 == byte)
+    }
+
+    /// The name in `proto/frame.md`.
+    pub fn name(self) -> &'static str {
+        match self {
+            FrameType::Login => "LOGIN",
+            FrameType::LoginOk => "LOGIN_OK",
+            FrameType::Ping => "PING",
+            FrameType::Pong => "PONG",
+            FrameType::Send => "SEND",
+            FrameType::SendOk => "SEND_OK",
+            FrameType::Push => "PUSH",
+            FrameType::Join => "JOIN",
+            FrameType::JoinOk => "JOIN_OK",
+            FrameType::Leave => "LEAVE",
+            FrameType::LeaveOk => "LEAVE_OK",
+            FrameType::Kicked => "KICKED",
+            FrameType::Goaway => "GOAWAY",
+            FrameType::Error => "ERROR",
+        }
+    }
+}
+
+/// One frame. The bodies of SEND and PUSH, the hot ones, borrow from the bytes they were decoded from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Frame<'a> {
+    Login(body::Login),
+    LoginOk(body::LoginOk),
+    Ping(body::Ping),
+    Pong(body::Pong),
+    Send(SendRef<'a>),
+    SendOk(body::SendOk),
+    Push(PushRef<'a>),
+    Join(body::Join),
+    JoinOk(body::JoinOk),
+    Leave(body::Leave),
+    LeaveOk(body::LeaveOk),
+    Kicked(body::Kicked),
+    Goaway(body::Goaway),
+    Error(body::Error),
+    /// A type this version does not know and the sender does not insist on: to be skipped.
+    Unknown {
+        kind: u8,
+    },
+}
+
+impl Frame<'_> {
+    /// The type byte.
+    pub fn kind(&self) -> u8 {
+        let kind = match self {
+            Frame::Login(_) => FrameType::Login,
+            Frame::LoginOk(_) => FrameType::LoginOk,
+            Frame::Ping(_) => FrameType::Ping,
+            Frame::Pong(_) => FrameType::Pong,
+            Frame::Send(_) => FrameType::Send,
+            Frame::SendOk(_) => FrameType::SendOk,
+            Frame::Push(_) => FrameType::Push,
+            Frame::Join(_) => FrameType::Join,
+            Frame::JoinOk(_) => FrameType::JoinOk,
+            Frame::Leave(_) => FrameType::Leave,
+            Frame::LeaveOk(_) => FrameType::LeaveOk,
+            Frame::Kicked(_) => FrameType::Kicked,
+            Frame::Goaway(_) => FrameType::Goaway,
+            Frame::Error(_) => FrameType::Error,
+            Frame::Unknown { kind } => return *kind,
+        };
+        kind as u8
+    }
+}
+
+/// What `decode` found at the start of the bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decoded<'a> {
+    /// A whole frame that takes up `frame_bytes`.
+    Frame { frame: Frame<'a>, frame_bytes: usize },
+    /// Not a whole frame yet: `total_bytes` are needed in all, more than there are (a lower bound while the header is incomplete).
+    NeedMore { total_bytes: usize },
+}
+
+/// Why bytes are not a frame. The connection cannot go on: nothing behind the bytes can be trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    Magic { seen: u16 },
+    Version { seen: u8 },
+    Flags { seen: u16 },
+    TooLong { body_bytes: u32, limit: u32 },
+    Checksum { seen: u32, computed: u32 },
+    UnknownType { kind: u8 },
+    Body { kind: FrameType, cause: String },
+}
+
+impl Malformed {
+    /// The code that the ERROR frame carries.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Malformed::Magic { .. } => ErrorCode::BadMagic,
+            Malformed::Version { .. } => ErrorCode::UnsupportedVersion,
+            Malformed::Flags { .. } => ErrorCode::UnsupportedFlags,
+            Malformed::TooLong { .. } => ErrorCode::FrameTooLong,
+            Malformed::Checksum { .. } => ErrorCode::BadChecksum,
+            Malformed::UnknownType { .. } => ErrorCode::UnknownType,
+            Malformed::Body { .. } => ErrorCode::BadBody,
+        }
+    }
+}
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Malformed::Magic { seen } => write!(f, "a frame starts with {MAGIC:#06x}, not {seen:#06x}: is this a Weir client?"),
+            Malformed::Version { seen } => write!(f, "protocol version {seen} is not spoken here, only {VERSION}"),
+            Malformed::Flags { seen } => write!(f, "flags {seen:#06x} hold a critical bit that this version does not know"),
+            Malformed::TooLong { body_bytes, limit } => write!(f, "a body of {body_bytes} bytes is over the limit of {limit}"),
+            Malformed::Checksum { seen, computed } => {
+                write!(f, "the header says CRC32C {seen:#010x}, header and body give {computed:#010x}")
+            }
+            Malformed::UnknownType { kind } => write!(f, "frame type {kind:#04x} is marked critical and not known here"),
+            Malformed::Body { kind, cause } => write!(f, "the body of {} is not valid: {cause}", kind.name()),
+        }
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+/// Reads the frame at the start of `bytes`.
+///
+/// The length is checked against `max_body_bytes` as soon as the header is there, and nothing is allocated before that.
+///
+/// # Errors
+/// [`Malformed`], on which the connection is answered with its code and closed.
+pub fn decode(bytes: &[u8], max_body_bytes: u32) -> Result<Decoded<'_>, Malformed> {
+    // A wrong peer is told so by its first bytes, not after 16 of them came.
+    if let Some(magic) = bytes.first_chunk::<2>() {
+        let seen = u16::from_be_bytes(*magic);
+        if seen != MAGIC {
+            return Err(Malformed::Magic { seen });
+        }
+    }
+    let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
+        return Ok(Decoded::NeedMore { total_bytes: HEADER_BYTES });
+    };
+    let [_, _, version, kind, f0, f1, _, _, l0, l1, l2, l3, c0, c1, c2, c3] = *header;
+    if version != VERSION {
+        return Err(Malformed::Version { seen: version });
+    }
+    let flags = u16::from_be_bytes([f0, f1]);
+    if flags & FLAGS_CRITICAL_MASK & !FLAG_CRITICAL != 0 {
+        return Err(Malformed::Flags { seen: flags });
+    }
+    let body_bytes = u32::from_be_bytes([l0, l1, l2, l3]);
+    if body_bytes > max_body_bytes {
+        return Err(Malformed::TooLong { body_bytes, limit: max_body_bytes });
+    }
+    let frame_bytes = HEADER_BYTES + body_bytes as usize;
+    let Some(frame) = bytes.get(..frame_bytes) else {
+        return Ok(Decoded::NeedMore { total_bytes: frame_bytes });
+    };
+    let seen = u32::from_be_bytes([c0, c1, c2, c3]);
+    let computed = checksum(frame);
+    if seen != computed {
+        return Err(Malformed::Checksum { seen, computed });
+    }
+    let frame = decode_body(kind, flags, &frame[HEADER_BYTES..])?;
+    Ok(Decoded::Frame { frame, frame_bytes })
+}
+
+fn decode_body(kind_byte: u8, flags: u16, body: &[u8]) -> Result<Frame<'_>, Malformed> {
+    let Some(kind) = FrameType::from_byte(kind_byte) else {
+        if flags & FLAG_CRITICAL != 0 {
+            return Err(Malformed::UnknownType { kind: kind_byte });
+        }
+        return Ok(Frame::Unknown { kind: kind_byte });
+    };
+    let parsed = match kind {
+        FrameType::Login => body::Login::decode(body).map(Frame::Login),
+        FrameType::LoginOk => body::LoginOk::decode(body).map(Frame::LoginOk),
+        FrameType::Ping => body::Ping::decode(body).map(Frame::Ping),
+        FrameType::Pong => body::Pong::decode(body).map(Frame::Pong),
+        FrameType::Send => {
+            return SendRef::decode(body).map(Frame::Send).map_err(|cause| Malformed::Body { kind, cause: cause.into() });
+        }
+        FrameType::SendOk => body::SendOk::decode(body).map(Frame::SendOk),
+        FrameType::Push => {
+            return PushRef::decode(body).map(Frame::Push).map_err(|cause| Malformed::Body { kind, cause: cause.into() });
+        }
+        FrameType::Join => body::Join::decode(body).map(Frame::Join),
+        FrameType::JoinOk => body::JoinOk::decode(body).map(Frame::JoinOk),
+        FrameType::Leave => body::Leave::decode(body).map(Frame::Leave),
+        FrameType::LeaveOk => body::LeaveOk::decode(body).map(Frame::LeaveOk),
+        FrameType::Kicked => body::Kicked::decode(body).map(Frame::Kicked),
+        FrameType::Goaway => body::Goaway::decode(body).map(Frame::Goaway),
+        FrameType::Error => body::Error::decode(body).map(Frame::Error),
+    };
+    parsed.map_err(|cause| Malformed::Body { kind, cause: cause.to_string() })
+}
+
+/// Appends one frame to `out`.
+pub fn encode(frame: &Frame<'_>, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(&MAGIC.to_be_bytes());
+    out.extend_from_slice(&[VERSION, frame.kind()]);
+    out.resize(start + HEADER_BYTES, 0);
+    match frame {
+        Frame::Login(body) => append(body, out),
+        Frame::LoginOk(body) => append(body, out),
+        Frame::Ping(body) => append(body, out),
+        Frame::Pong(body) => append(body, out),
+        Frame::Send(body) => body.encode(out),
+        Frame::SendOk(body) => append(body, out),
+        Frame::Push(body) => body.encode(out),
+        Frame::Join(body) => append(body, out),
+        Frame::JoinOk(body) => append(body, out),
+        Frame::Leave(body) => append(body, out),
+        Frame::LeaveOk(body) => append(body, out),
+        Frame::Kicked(body) => append(body, out),
+        Frame::Goaway(body) => append(body, out),
+        Frame::Error(body) => append(body, out),
+        Frame::Unknown { .. } => {}
+    }
+    seal(&mut out[start..]);
+}
+
+fn append(body: &impl prost::Message, out: &mut Vec<u8>) {
+    body.encode(out).expect("a Vec grows as needed");
+}
+
+/// Fills in length and checksum of a frame whose other bytes are in place.
+fn seal(frame: &mut [u8]) {
+    let body_bytes = u32::try_from(frame.len() - HEADER_BYTES).expect("bodies are bounded far below 4 GiB");
+    frame[8..12].copy_from_slice(&body_bytes.to_be_bytes());
+    let crc = checksum(frame);
+    frame[CRC_OFFSET..HEADER_BYTES].copy_from_slice(&crc.to_be_bytes());
+}
+
+/// CRC-32C (RFC 3720, appendix B.4) over the header without its last field, then the body.
+fn checksum(frame: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&frame[..CRC_OFFSET]), &frame[HEADER_BYTES..])
+}
