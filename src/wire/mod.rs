@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod code;
+mod fields;
 mod hot;
 
 /// The Protobuf bodies, generated from `proto/weir.proto`.
@@ -30,69 +31,48 @@ pub const FLAGS_CRITICAL_MASK: u16 = 0xff00;
 /// Offset of the checksum, which covers the header before it and the body.
 const CRC_OFFSET: usize = 12;
 
-/// The type byte of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum FrameType {
-    Login = 0x01,
-    LoginOk = 0x02,
-    Ping = 0x03,
-    Pong = 0x04,
-    Send = 0x10,
-    SendOk = 0x11,
-    Push = 0x12,
-    Join = 0x20,
-    JoinOk = 0x21,
-    Leave = 0x22,
-    LeaveOk = 0x23,
-    Kicked = 0x30,
-    Goaway = 0x31,
-    Error = 0x32,
+macro_rules! frame_types {
+    ($($name:ident = $byte:literal, $text:literal;)*) => {
+        /// The type byte of a frame.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum FrameType { $($name = $byte,)* }
+
+        impl FrameType {
+            /// All types, in the order of their bytes.
+            pub const ALL: &'static [FrameType] = &[$(FrameType::$name,)*];
+
+            /// The type with this byte, if there is one.
+            pub fn from_byte(byte: u8) -> Option<FrameType> {
+                match byte {
+                    $($byte => Some(FrameType::$name),)*
+                    _ => None,
+                }
+            }
+
+            /// The name in `proto/frame.md`.
+            pub fn name(self) -> &'static str {
+                match self { $(FrameType::$name => $text,)* }
+            }
+        }
+    };
 }
 
-impl FrameType {
-    /// All types, in the order of their bytes.
-    pub const ALL: [FrameType; 14] = [
-        FrameType::Login,
-        FrameType::LoginOk,
-        FrameType::Ping,
-        FrameType::Pong,
-        FrameType::Send,
-        FrameType::SendOk,
-        FrameType::Push,
-        FrameType::Join,
-        FrameType::JoinOk,
-        FrameType::Leave,
-        FrameType::LeaveOk,
-        FrameType::Kicked,
-        FrameType::Goaway,
-        FrameType::Error,
-    ];
-
-    /// The type with this byte, if there is one.
-    pub fn from_byte(byte: u8) -> Option<FrameType> {
-        FrameType::ALL.into_iter().find(|kind| *kind as u8 == byte)
-    }
-
-    /// The name in `proto/frame.md`.
-    pub fn name(self) -> &'static str {
-        match self {
-            FrameType::Login => "LOGIN",
-            FrameType::LoginOk => "LOGIN_OK",
-            FrameType::Ping => "PING",
-            FrameType::Pong => "PONG",
-            FrameType::Send => "SEND",
-            FrameType::SendOk => "SEND_OK",
-            FrameType::Push => "PUSH",
-            FrameType::Join => "JOIN",
-            FrameType::JoinOk => "JOIN_OK",
-            FrameType::Leave => "LEAVE",
-            FrameType::LeaveOk => "LEAVE_OK",
-            FrameType::Kicked => "KICKED",
-            FrameType::Goaway => "GOAWAY",
-            FrameType::Error => "ERROR",
-        }
-    }
+frame_types! {
+    Login = 0x01, "LOGIN";
+    LoginOk = 0x02, "LOGIN_OK";
+    Ping = 0x03, "PING";
+    Pong = 0x04, "PONG";
+    Send = 0x10, "SEND";
+    SendOk = 0x11, "SEND_OK";
+    Push = 0x12, "PUSH";
+    Join = 0x20, "JOIN";
+    JoinOk = 0x21, "JOIN_OK";
+    Leave = 0x22, "LEAVE";
+    LeaveOk = 0x23, "LEAVE_OK";
+    Kicked = 0x30, "KICKED";
+    Goaway = 0x31, "GOAWAY";
+    Error = 0x32, "ERROR";
 }
 
 /// One frame. The bodies of SEND and PUSH, the hot ones, borrow from the bytes they were decoded from.
@@ -245,27 +225,30 @@ fn decode_body(kind_byte: u8, flags: u16, body: &[u8]) -> Result<Frame<'_>, Malf
         }
         return Ok(Frame::Unknown { kind: kind_byte });
     };
-    let parsed = match kind {
-        FrameType::Login => body::Login::decode(body).map(Frame::Login),
-        FrameType::LoginOk => body::LoginOk::decode(body).map(Frame::LoginOk),
-        FrameType::Ping => body::Ping::decode(body).map(Frame::Ping),
-        FrameType::Pong => body::Pong::decode(body).map(Frame::Pong),
-        FrameType::Send => {
-            return SendRef::decode(body).map(Frame::Send).map_err(|cause| Malformed::Body { kind, cause: cause.into() });
-        }
-        FrameType::SendOk => body::SendOk::decode(body).map(Frame::SendOk),
-        FrameType::Push => {
-            return PushRef::decode(body).map(Frame::Push).map_err(|cause| Malformed::Body { kind, cause: cause.into() });
-        }
-        FrameType::Join => body::Join::decode(body).map(Frame::Join),
-        FrameType::JoinOk => body::JoinOk::decode(body).map(Frame::JoinOk),
-        FrameType::Leave => body::Leave::decode(body).map(Frame::Leave),
-        FrameType::LeaveOk => body::LeaveOk::decode(body).map(Frame::LeaveOk),
-        FrameType::Kicked => body::Kicked::decode(body).map(Frame::Kicked),
-        FrameType::Goaway => body::Goaway::decode(body).map(Frame::Goaway),
-        FrameType::Error => body::Error::decode(body).map(Frame::Error),
-    };
-    parsed.map_err(|cause| Malformed::Body { kind, cause: cause.to_string() })
+    let malformed = |cause: &str| Malformed::Body { kind, cause: cause.to_owned() };
+    match kind {
+        FrameType::Login => cold(body).map(Frame::Login),
+        FrameType::LoginOk => cold(body).map(Frame::LoginOk),
+        FrameType::Ping => cold(body).map(Frame::Ping),
+        FrameType::Pong => cold(body).map(Frame::Pong),
+        FrameType::Send => return SendRef::decode(body).map(Frame::Send).map_err(malformed),
+        FrameType::SendOk => cold(body).map(Frame::SendOk),
+        FrameType::Push => return PushRef::decode(body).map(Frame::Push).map_err(malformed),
+        FrameType::Join => cold(body).map(Frame::Join),
+        FrameType::JoinOk => cold(body).map(Frame::JoinOk),
+        FrameType::Leave => cold(body).map(Frame::Leave),
+        FrameType::LeaveOk => cold(body).map(Frame::LeaveOk),
+        FrameType::Kicked => cold(body).map(Frame::Kicked),
+        FrameType::Goaway => cold(body).map(Frame::Goaway),
+        FrameType::Error => cold(body).map(Frame::Error),
+    }
+    .map_err(|cause| malformed(&cause))
+}
+
+/// Reads a body by prost, which allocates: its form is checked before.
+fn cold<M: prost::Message + Default>(body: &[u8]) -> Result<M, String> {
+    fields::check(body)?;
+    M::decode(body).map_err(|cause| cause.to_string())
 }
 
 /// Appends one frame to `out`.
