@@ -16,6 +16,59 @@ pub const PUSH_EXTRA_BYTES_MAX: u32 = 256;
 /// The default of `limits.max_body_bytes`.
 pub const BODY_BYTES_DEFAULT: u32 = 64 * 1024;
 
+/// A token lists at most this many patterns in `join`, and as many in `write`.
+pub const TOKEN_PATTERNS_MAX: usize = 64;
+/// A later `exp` counts as this one: the end of the year 9999, which in microseconds still fits into 64 bits.
+pub const TOKEN_EXPIRY_MS_MAX: u64 = 253_402_300_800_000;
+/// An HS256 secret is at least as long as the hash (RFC 7518, section 3.2).
+pub const HS256_SECRET_BYTES_MIN: usize = 32;
+
+/// Every pair of shards has a ring, so that memory grows with the square of their number.
+pub const SHARDS_MAX: u16 = 256;
+/// Device classes that configuration may name.
+pub const DEVICE_CLASSES_MAX: usize = 32;
+/// Addresses that GOAWAY may name.
+pub const ALTERNATIVES_MAX: usize = 16;
+/// The longest of any configured time: a day, in milliseconds.
+pub const TIME_MS_MAX: u32 = 86_400_000;
+/// The shortest heartbeat interval that configuration may allow, in milliseconds.
+pub const HEARTBEAT_INTERVAL_MS_MIN: u32 = 100;
+/// The default of `heartbeat.interval_ms`, and the default bounds between which it is tuned.
+pub const HEARTBEAT_INTERVAL_MS_DEFAULT: u32 = 30_000;
+pub const HEARTBEAT_INTERVAL_MIN_MS_DEFAULT: u32 = 10_000;
+pub const HEARTBEAT_INTERVAL_MAX_MS_DEFAULT: u32 = 120_000;
+/// The default of `limits.connections_per_address`.
+pub const CONNECTIONS_PER_ADDRESS_DEFAULT: u32 = 10_000;
+/// The default of `limits.logins_per_second_per_shard`.
+pub const LOGINS_PER_SECOND_PER_SHARD_DEFAULT: u32 = 20_000;
+/// The default of `limits.frames_per_second`.
+pub const FRAMES_PER_SECOND_DEFAULT: u32 = 5_000;
+/// The default of `limits.bytes_per_second`.
+pub const BYTES_PER_SECOND_DEFAULT: u32 = 8 * 1024 * 1024;
+/// The largest such limit: a burst, and a debt as large, must fit into 32 bits.
+pub const BYTES_PER_SECOND_MAX: u32 = 512 * 1024 * 1024;
+/// A rate limit lets this many seconds' worth pass at once.
+pub const RATE_BURST_S: u64 = 2;
+/// The default of `limits.outbound_bytes_per_connection`.
+pub const OUTBOUND_BYTES_PER_CONNECTION_DEFAULT: u64 = 1024 * 1024;
+/// The default of `limits.outbound_bytes_per_shard`.
+pub const OUTBOUND_BYTES_PER_SHARD_DEFAULT: u64 = 256 * 1024 * 1024;
+/// The default of `limits.groups_per_connection`.
+pub const GROUPS_PER_CONNECTION_DEFAULT: u32 = 256;
+/// The largest value of any configured count or size; it leaves room for sums and products in 64 bits.
+pub const COUNT_CEILING: u64 = 1 << 40;
+
+const _: () = assert!(TOKEN_EXPIRY_MS_MAX < u64::MAX / 1_000);
+const _: () = assert!(HEARTBEAT_INTERVAL_MS_MIN <= HEARTBEAT_INTERVAL_MIN_MS_DEFAULT);
+const _: () = assert!(HEARTBEAT_INTERVAL_MIN_MS_DEFAULT <= HEARTBEAT_INTERVAL_MS_DEFAULT);
+const _: () = assert!(HEARTBEAT_INTERVAL_MS_DEFAULT <= HEARTBEAT_INTERVAL_MAX_MS_DEFAULT);
+const _: () = assert!(HEARTBEAT_INTERVAL_MAX_MS_DEFAULT <= TIME_MS_MAX);
+const _: () = assert!(BODY_BYTES_DEFAULT as u64 <= OUTBOUND_BYTES_PER_CONNECTION_DEFAULT / 8);
+const _: () = assert!(OUTBOUND_BYTES_PER_CONNECTION_DEFAULT <= OUTBOUND_BYTES_PER_SHARD_DEFAULT);
+const _: () = assert!(BODY_BYTES_DEFAULT <= BYTES_PER_SECOND_DEFAULT);
+const _: () = assert!(BYTES_PER_SECOND_MAX as u64 * RATE_BURST_S <= 1 << 31);
+const _: () = assert!(BYTES_PER_SECOND_DEFAULT <= BYTES_PER_SECOND_MAX);
+const _: () = assert!(OUTBOUND_BYTES_PER_SHARD_DEFAULT <= COUNT_CEILING);
 const _: () = assert!(LOGIN_BODY_BYTES_MAX <= BODY_BYTES_DEFAULT);
 const _: () = assert!(BODY_BYTES_DEFAULT <= BODY_BYTES_CEILING);
 // Two names, each with a key and a length of one byte, and some room for fields to come.
