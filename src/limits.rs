@@ -69,6 +69,19 @@ const _: () = assert!(BODY_BYTES_DEFAULT <= BYTES_PER_SECOND_DEFAULT);
 const _: () = assert!(BYTES_PER_SECOND_MAX as u64 * RATE_BURST_S <= 1 << 31);
 const _: () = assert!(BYTES_PER_SECOND_DEFAULT <= BYTES_PER_SECOND_MAX);
 const _: () = assert!(OUTBOUND_BYTES_PER_SHARD_DEFAULT <= COUNT_CEILING);
+
+/// The shortest listen backlog that a reactor should have: each connection that a full one drops costs its client a second.
+pub const LISTEN_BACKLOG_MIN: u32 = 4096;
+/// Connections accepted in one turn of a reactor.
+pub const ACCEPTS_PER_TURN: usize = 128;
+/// Accepting pauses this long when descriptors or memory ran out, if no connection goes before.
+pub const ACCEPT_PAUSE_MS: u64 = 100;
+/// Bytes taken in one turn from a connection that may yet move.
+pub const RECEIVE_STEP_BYTES: usize = 4 * 1024;
+/// Bytes taken in one turn from a connection that stays; also the size of the epoll reactor's one receive buffer.
+pub const RECEIVE_TURN_BYTES: usize = 64 * 1024;
+
+const _: () = assert!(RECEIVE_STEP_BYTES <= RECEIVE_TURN_BYTES);
 const _: () = assert!(LOGIN_BODY_BYTES_MAX <= BODY_BYTES_DEFAULT);
 const _: () = assert!(BODY_BYTES_DEFAULT <= BODY_BYTES_CEILING);
 // Two names, each with a key and a length of one byte, and some room for fields to come.

@@ -2,12 +2,20 @@
 //! differs is behind [`Backend`], and `tests/reactor_contract.rs` holds all drivers to the same behaviour.
 #![deny(unsafe_code)]
 
+#[allow(unsafe_code, reason = "one of the two fenced places: a system call that nix does not wrap")]
+mod epoll;
+pub mod socket;
+
 use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
-    sync::{Arc, atomic::AtomicI32},
+    ops::ControlFlow,
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicI32, AtomicU32, Ordering},
+    },
     time::Instant,
 };
 
@@ -102,7 +110,7 @@ pub(crate) trait Sink {
     fn event(&mut self, event: Event<'_>);
 
     /// False: hold received bytes back, deliver everything else.
-    fn takes_bytes(&self) -> bool;
+    fn takes_bytes(&mut self) -> bool;
 }
 
 /// One driver's sockets. Operations are started by the methods and completed as events of `dispatch`.
@@ -117,7 +125,8 @@ pub(crate) trait Backend {
     /// Hands queued operations to the kernel and waits for events, or for the bell of this reactor's port.
     fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()>;
 
-    /// Delivers at most about `budget` events. Returns whether more are there already.
+    /// Delivers at most about `budget` events. Returns whether more can be delivered at once; bytes that the sink does not take
+    /// do not count.
     fn dispatch(&mut self, budget: usize, sink: &mut impl Sink) -> bool;
 
     fn connect(&mut self, token: u32, from: Option<IpAddr>, to: SocketAddr);
@@ -158,12 +167,56 @@ pub struct Setup {
 pub struct Peers {
     /// The ring's descriptor of each io_uring reactor, by shard; -1 until it is known.
     ring_fds: Arc<[AtomicI32]>,
+    /// How many more connections each epoll reactor has room for, by shard. A connection takes its room in the other reactor
+    /// before it leaves, so that it cannot arrive at a full table.
+    rooms: Arc<[Room]>,
 }
+
+/// On a cache line of its own: its reactor writes it for every connection that comes or goes.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Room(AtomicU32);
 
 impl Peers {
     /// For `count` reactors.
     pub fn new(count: u16) -> Peers {
-        Peers { ring_fds: (0..count).map(|_| AtomicI32::new(-1)).collect() }
+        Peers {
+            ring_fds: (0..count).map(|_| AtomicI32::new(-1)).collect(),
+            rooms: (0..count).map(|_| Room(AtomicU32::new(0))).collect(),
+        }
+    }
+
+    /// Gives `connections` back to, or first of all to, a shard's room.
+    fn give_room(&self, shard: ShardId, connections: u32) {
+        self.rooms[shard.index()].0.fetch_add(connections, Ordering::Relaxed);
+    }
+
+    /// Takes room for one connection, if there is some.
+    fn take_room(&self, shard: ShardId) -> bool {
+        // Nothing is published through the counter: the connection itself travels in the mesh.
+        self.rooms[shard.index()].0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(1)).is_ok()
+    }
+}
+
+/// Runs one reactor on the calling thread until `machine` says [`Output::Stop`]. Calls `ready` once the reactor is built; it
+/// must not return before all reactors of the process are, because from then on connections move between them.
+///
+/// # Errors
+/// The kernel refuses what the reactor is made of, or `ready` fails. What happens to a single connection is never an error here.
+pub fn run<M: Machine>(
+    machine: &mut M,
+    mut port: Port<Envelope<M::Message>>,
+    setup: Setup,
+    clock: Clock,
+    ready: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    match setup.kind {
+        Kind::Epoll => {
+            let mut backend = epoll::Epoll::new(setup, port.id(), port.bell().as_fd())?;
+            ready()?;
+            drive(machine, &mut backend, &mut port, clock)
+        }
+        Kind::Uring => Err(io::Error::new(io::ErrorKind::Unsupported, "this build has no io_uring reactor; use --reactor epoll")),
     }
 }
 
@@ -184,16 +237,20 @@ impl Clock {
 }
 
 /// A machine under its driver.
-struct Turn<'a, M: Machine> {
+struct Driver<'a, M: Machine> {
     machine: &'a mut M,
     now: Tick,
-    /// What a machine said of connections whose move is under way.
-    departing: &'a mut HashMap<ConnId, (ShardId, M::Message)>,
+    /// What the machine said of connections whose move is under way.
+    departing: HashMap<ConnId, (ShardId, M::Message)>,
     /// Parcels that wait for room in a ring. Bounded by the connections of the table.
-    parcels: &'a mut Vec<(ShardId, Envelope<M::Message>)>,
+    parcels: Vec<(ShardId, Envelope<M::Message>)>,
+    /// Posts that found a ring full in this turn.
+    refused: Vec<(ShardId, M::Message)>,
+    /// Whether the backend holds bytes back because the machine was congested.
+    holds_bytes: bool,
 }
 
-impl<M: Machine> Sink for Turn<'_, M> {
+impl<M: Machine> Sink for Driver<'_, M> {
     fn event(&mut self, event: Event<'_>) {
         let input = match event {
             Event::Accepted { conn, peer } => Input::Accepted { conn, peer },
@@ -217,8 +274,71 @@ impl<M: Machine> Sink for Turn<'_, M> {
         self.machine.handle(self.now, input);
     }
 
-    fn takes_bytes(&self) -> bool {
-        !self.machine.is_congested()
+    fn takes_bytes(&mut self) -> bool {
+        let congested = self.machine.is_congested();
+        self.holds_bytes |= congested;
+        !congested
+    }
+}
+
+impl<M: Machine> Driver<'_, M> {
+    /// Takes what the peers sent: messages, and connections.
+    fn drain(&mut self, backend: &mut impl Backend, port: &mut Port<Envelope<M::Message>>) {
+        // What is left behind needs no mark: a port with messages in its rings does not fall asleep.
+        port.receive(MESSAGES_PER_TURN, |from, envelope| {
+            let input = match envelope {
+                Envelope::Message(message) => Input::Posted { from, message },
+                Envelope::Adopt { parcel, message } => match backend.adopt(parcel) {
+                    Ok(conn) => Input::Adopted { conn, from, message },
+                    Err(errno) => Input::AdoptFailed { from, message, errno },
+                },
+            };
+            self.machine.handle(self.now, input);
+        });
+    }
+
+    /// Posts the parcels; those that find their ring full stay, in order.
+    fn post_parcels(&mut self, port: &mut Port<Envelope<M::Message>>) {
+        for (to, envelope) in std::mem::take(&mut self.parcels) {
+            if let Err(envelope) = port.post(to, envelope) {
+                self.parcels.push((to, envelope));
+            }
+        }
+    }
+
+    /// Does what the machine asks for; breaks when that is to stop. Otherwise says whether posts were refused.
+    fn perform(&mut self, backend: &mut impl Backend, port: &mut Port<Envelope<M::Message>>) -> ControlFlow<(), bool> {
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::Connect { token, from, to } => backend.connect(token, from, to),
+                Output::Send { conn, chunk } => backend.send(conn, chunk),
+                Output::Stay { conn } => backend.stay(conn),
+                Output::Move { conn, to, message } => {
+                    self.departing.insert(conn, (to, message));
+                    backend.depart(conn, to);
+                }
+                Output::Finish { conn } => backend.finish(conn),
+                Output::Close { conn } => backend.close(conn),
+                Output::Post { to, message } => self.post(port, to, message),
+                Output::StopAccepting => backend.stop_accepting(),
+                Output::Stop => return ControlFlow::Break(()),
+            }
+        }
+        let any_refused = !self.refused.is_empty();
+        for (to, message) in self.refused.drain(..) {
+            self.machine.handle(self.now, Input::PostRefused { to, message });
+        }
+        ControlFlow::Continue(any_refused)
+    }
+
+    fn post(&mut self, port: &mut Port<Envelope<M::Message>>, to: ShardId, message: M::Message) {
+        // Behind a refused message every later one to the same port is refused too, even if the ring has room again: the
+        // machine gets them back in the order in which it posted them.
+        if self.refused.iter().any(|(refused, _)| *refused == to) {
+            self.refused.push((to, message));
+        } else if let Err(Envelope::Message(message)) = port.post(to, Envelope::Message(message)) {
+            self.refused.push((to, message));
+        }
     }
 }
 
@@ -229,73 +349,46 @@ pub(crate) fn drive<M: Machine>(
     port: &mut Port<Envelope<M::Message>>,
     clock: Clock,
 ) -> io::Result<()> {
-    let mut departing = HashMap::new();
-    let mut parcels = Vec::new();
+    let mut driver = Driver {
+        machine,
+        now: clock.now(),
+        departing: HashMap::new(),
+        parcels: Vec::new(),
+        refused: Vec::new(),
+        holds_bytes: false,
+    };
     let mut wait = Wait::No;
     loop {
         // 1. reap
         let asleep = wait != Wait::No && port.sleep();
-        backend.submit_and_wait(if asleep { wait } else { Wait::No })?;
+        let waited = backend.submit_and_wait(if asleep { wait } else { Wait::No });
         if asleep {
             port.wake();
         }
-        let now = clock.now();
-        let mut turn = Turn { machine, now, departing: &mut departing, parcels: &mut parcels };
+        waited?;
+        driver.now = clock.now();
         // 2. handle each
-        let mut more = backend.dispatch(EVENTS_PER_TURN, &mut turn);
+        driver.holds_bytes = false;
+        let more = backend.dispatch(EVENTS_PER_TURN, &mut driver);
+        // Connections go before messages, so that messages cannot keep them from a full ring for ever.
+        driver.post_parcels(port);
         // 3. drain rings
-        more |= port.receive(MESSAGES_PER_TURN, |from, envelope| match envelope {
-            Envelope::Message(message) => turn.machine.handle(now, Input::Posted { from, message }),
-            Envelope::Adopt { parcel, message } => match backend.adopt(parcel) {
-                Ok(conn) => turn.machine.handle(now, Input::Adopted { conn, from, message }),
-                Err(errno) => {
-                    log::warn!("a connection moved from shard {from} was lost: {}", io::Error::from_raw_os_error(errno))
-                }
-            },
-        });
+        driver.drain(backend, port);
         // 4. tick
-        let mut wake_at = machine.handle_tick(now);
+        let mut wake_at = driver.machine.handle_tick(driver.now);
         // 5. poll outputs
-        let mut refused: Vec<(ShardId, M::Message)> = Vec::new();
-        while let Some(output) = machine.poll_output() {
-            match output {
-                Output::Connect { token, from, to } => backend.connect(token, from, to),
-                Output::Send { conn, chunk } => backend.send(conn, chunk),
-                Output::Stay { conn } => backend.stay(conn),
-                Output::Move { conn, to, message } => {
-                    departing.insert(conn, (to, message));
-                    backend.depart(conn, to);
-                }
-                Output::Finish { conn } => backend.finish(conn),
-                Output::Close { conn } => backend.close(conn),
-                Output::Post { to, message } => {
-                    if let Err(Envelope::Message(message)) = port.post(to, Envelope::Message(message)) {
-                        refused.push((to, message));
-                    }
-                }
-                Output::StopAccepting => backend.stop_accepting(),
-                Output::Stop => {
-                    port.publish();
-                    return Ok(());
-                }
-            }
-        }
-        for (to, envelope) in std::mem::take(&mut parcels) {
-            if let Err(envelope) = port.post(to, envelope) {
-                parcels.push((to, envelope));
-            }
-        }
-        if !refused.is_empty() || !parcels.is_empty() {
-            let retry = Tick(now.0 + REFUSED_POST_RETRY_US);
+        let flow = driver.perform(backend, port);
+        port.publish();
+        let ControlFlow::Continue(retries) = flow else { return Ok(()) };
+        // 6. submit, at the top of the next turn
+        if retries || !driver.parcels.is_empty() {
+            let retry = Tick(driver.now.0 + REFUSED_POST_RETRY_US);
             wake_at = Some(wake_at.map_or(retry, |at| at.min(retry)));
         }
-        for (to, message) in refused {
-            machine.handle(now, Input::PostRefused { to, message });
-        }
-        port.publish();
-        // 6. submit, at the top of the next turn
+        // Bytes held back are due as soon as the machine takes them, which no event of the backend will tell.
+        let due = more || driver.holds_bytes && !driver.machine.is_congested();
         wait = match wake_at {
-            _ if more => Wait::No,
+            _ if due => Wait::No,
             None => Wait::Forever,
             Some(at) => match at.micros_since(clock.now()) {
                 0 => Wait::No,

@@ -1,0 +1,481 @@
+//! The epoll driver: edge-triggered, one registration per descriptor for its whole life, so that the calls per message are
+//! `recv`, `send` and a share of `epoll_wait`.
+//!
+//! An edge is reported once; what is left behind it is remembered here, as `readable` in the table and in the list `ready`.
+
+mod listener;
+mod table;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{Epoll as Poll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        socket::{MsgFlags, Shutdown, recv, send, shutdown},
+    },
+};
+
+use self::{
+    listener::Listener,
+    table::{Entry, Phase, Table},
+};
+use super::{Backend, Event, Parcel, Peers, Setup, Sink, Wait, socket};
+use crate::{
+    ids::{ConnId, ShardId},
+    io::Chunk,
+    limits::{ACCEPTS_PER_TURN, RECEIVE_STEP_BYTES, RECEIVE_TURN_BYTES},
+};
+
+/// Edges taken from the kernel in one turn.
+const EDGES_PER_TURN: usize = 1024;
+/// Marks of registrations that are no connection; a [`ConnId`] leaves the upper byte 0.
+const LISTENER: u64 = 1 << 56;
+const BELL: u64 = 2 << 56;
+
+/// One reactor's sockets.
+pub(super) struct Epoll {
+    poll: Poll,
+    /// The edges of this turn are the first `edge_count`.
+    edges: Vec<EpollEvent>,
+    edge_count: usize,
+    table: Table,
+    peers: Peers,
+    listener: Option<Listener>,
+    /// What is left of chunks that their socket did not take whole, by slot.
+    unsent: HashMap<u32, Unsent>,
+    /// Ends of operations, to be delivered by the next `dispatch`.
+    done: VecDeque<Done>,
+    /// Connections to receive from; may hold ids that have ended.
+    ready: VecDeque<ConnId>,
+    /// Whether a connection became ready outside of `dispatch`, which therefore did not say so.
+    overlooked: bool,
+    /// Whether the last turn went without asking the kernel.
+    skipped_wait: bool,
+    /// Whether the kernel waits in microseconds (`epoll_pwait2`, since 5.11).
+    waits_finely: bool,
+    scratch: Box<[u8]>,
+}
+
+struct Unsent {
+    chunk: Chunk,
+    sent: usize,
+}
+
+enum Done {
+    Connected { conn: ConnId, token: u32 },
+    ConnectFailed { token: u32, errno: i32 },
+    Sent { conn: ConnId, chunk: Chunk },
+    Closed { conn: ConnId },
+    Departed { conn: ConnId, fd: OwnedFd },
+    MoveRefused { conn: ConnId },
+}
+
+impl Epoll {
+    /// Builds the driver for `shard`, and opens its table to its peers. `bell` wakes it.
+    pub(super) fn new(setup: Setup, shard: ShardId, bell: BorrowedFd<'_>) -> io::Result<Epoll> {
+        let poll = Poll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        // Edge-triggered, each ring of the bell is an edge of its own, so that nobody has to read it silent.
+        poll.add(bell, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, BELL))?;
+        let listener = match setup.listener {
+            Some(fd) => {
+                poll.add(&fd, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, LISTENER))?;
+                Some(Listener::new(fd))
+            }
+            None => None,
+        };
+        Ok(Epoll {
+            poll,
+            edges: vec![EpollEvent::empty(); EDGES_PER_TURN],
+            edge_count: 0,
+            table: Table::new(setup.slots, setup.peers.clone(), shard),
+            peers: setup.peers,
+            listener,
+            unsent: HashMap::new(),
+            done: VecDeque::new(),
+            ready: VecDeque::new(),
+            overlooked: false,
+            skipped_wait: false,
+            waits_finely: true,
+            scratch: vec![0; RECEIVE_TURN_BYTES].into(),
+        })
+    }
+
+    /// Waits in the kernel; returns the number of edges.
+    fn wait(&mut self, wait: Wait) -> nix::Result<usize> {
+        let timeout = match wait {
+            Wait::No => EpollTimeout::ZERO,
+            Wait::Forever => EpollTimeout::NONE,
+            Wait::Micros(micros) if self.waits_finely => match self.wait_micros(micros) {
+                Err(Errno::ENOSYS | Errno::EPERM) => {
+                    self.waits_finely = false;
+                    log::debug!("this kernel or its seccomp filter has no epoll_pwait2: timers are late by up to 1 ms");
+                    return Ok(0);
+                }
+                result => return result,
+            },
+            Wait::Micros(micros) => EpollTimeout::try_from(micros.div_ceil(1_000)).unwrap_or(EpollTimeout::MAX),
+        };
+        self.poll.wait(&mut self.edges, timeout)
+    }
+
+    /// `epoll_pwait2`, by its number: C libraries older than Linux 5.11 do not know it.
+    fn wait_micros(&mut self, micros: u64) -> nix::Result<usize> {
+        let timeout = libc::timespec { tv_sec: (micros / 1_000_000) as i64, tv_nsec: (micros % 1_000_000 * 1_000) as i64 };
+        // SAFETY: the pointers outlive the call; `EpollEvent` is a transparent `libc::epoll_event`, the kernel writes at most
+        // as many of them as it is told there are, and reads no signal mask (a null pointer).
+        let count = unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                self.poll.0.as_raw_fd(),
+                self.edges.as_mut_ptr().cast::<libc::epoll_event>(),
+                self.edges.len() as libc::c_int,
+                &raw const timeout,
+                std::ptr::null::<libc::sigset_t>(),
+                0usize,
+            )
+        };
+        Errno::result(count).map(|count| count as usize)
+    }
+
+    /// Registers a connection for all that can happen to it. What is readable already is an edge too.
+    fn register(&mut self, conn: ConnId) -> nix::Result<()> {
+        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+        let entry = self.table.get(conn).expect("it was just inserted");
+        self.poll.add(entry.open_fd(), EpollEvent::new(interest, conn.to_bits()))
+    }
+}
+
+impl Epoll {
+    /// Takes note of an edge of a connection. Delivers nothing itself.
+    fn note_edge(&mut self, conn: ConnId, edge: EpollFlags) {
+        let Some(entry) = self.table.get(conn) else { return };
+        let over = edge.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
+        match entry.phase {
+            Phase::Free | Phase::Broken | Phase::Ended => return,
+            Phase::Connecting if over || edge.contains(EpollFlags::EPOLLOUT) => {
+                let token = entry.number;
+                if let Some(errno) = entry.take_error() {
+                    self.done.push_back(Done::ConnectFailed { token, errno });
+                    self.remove(conn);
+                    return;
+                }
+                entry.phase = Phase::Open;
+                self.done.push_back(Done::Connected { conn, token });
+            }
+            Phase::Connecting => return,
+            Phase::Deciding | Phase::Open => {}
+        }
+        entry.hung_up |= over || edge.contains(EpollFlags::EPOLLRDHUP);
+        if over || edge.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP) {
+            entry.readable = true;
+            enqueue(&mut self.ready, conn, entry);
+        }
+        if entry.sending
+            && let Some(unsent) = self.unsent.remove(&conn.slot)
+        {
+            self.transmit(conn, unsent);
+        }
+    }
+
+    /// Receives from a connection what it may have in this turn. Returns whether more may be there.
+    fn receive(&mut self, conn: ConnId, sink: &mut impl Sink) -> bool {
+        let Some(entry) = self.table.get(conn) else { return false };
+        entry.queued = false;
+        let limit = match entry.phase {
+            Phase::Deciding => RECEIVE_STEP_BYTES,
+            Phase::Open => RECEIVE_TURN_BYTES,
+            Phase::Free | Phase::Connecting | Phase::Broken | Phase::Ended => return false,
+        };
+        let mut taken = 0;
+        while entry.readable {
+            if entry.eof {
+                // All is delivered that can be, but for an error: one behind the peer's end, or one of our sends.
+                entry.readable = false;
+                if let Some(errno) = entry.take_error() {
+                    break_connection(conn, entry, errno, sink);
+                }
+                return false;
+            }
+            let takes_bytes = sink.takes_bytes();
+            if !takes_bytes && !entry.hung_up {
+                return true;
+            }
+            // While bytes are held back, only the end is looked for.
+            let flags = if takes_bytes { MsgFlags::MSG_DONTWAIT } else { MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK };
+            match recv(entry.open_fd().as_raw_fd(), &mut self.scratch[..limit - taken], flags) {
+                Ok(0) if entry.failed => break_connection(conn, entry, entry.number as i32, sink),
+                Ok(0) => {
+                    entry.eof = true;
+                    sink.event(Event::Eof { conn });
+                }
+                Ok(_) if !takes_bytes => return true,
+                Ok(count) => {
+                    sink.event(Event::Received { conn, bytes: &self.scratch[..count] });
+                    taken += count;
+                    // Less than asked for means that no more was there, and what comes later is an edge of its own.
+                    entry.readable = entry.hung_up || taken == limit;
+                    if entry.phase == Phase::Deciding || taken == limit {
+                        return entry.readable;
+                    }
+                }
+                Err(Errno::EAGAIN) if entry.failed => break_connection(conn, entry, entry.number as i32, sink),
+                Err(Errno::EAGAIN) => entry.readable = false,
+                Err(Errno::EINTR) => {}
+                Err(errno) => break_connection(conn, entry, errno as i32, sink),
+            }
+        }
+        false
+    }
+
+    /// Gives the socket of a connection as much of its chunk as it takes; keeps the rest until the socket is writable again.
+    fn transmit(&mut self, conn: ConnId, mut unsent: Unsent) {
+        let Some(entry) = self.table.get(conn) else { return };
+        entry.sending = false;
+        loop {
+            let rest = &unsent.chunk.as_slice()[unsent.sent..];
+            match send(entry.open_fd().as_raw_fd(), rest, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+                Ok(count) if count == rest.len() => {
+                    self.done.push_back(Done::Sent { conn, chunk: unsent.chunk });
+                    return;
+                }
+                Ok(count) => unsent.sent += count,
+                Err(Errno::EAGAIN) => {
+                    entry.sending = true;
+                    self.unsent.insert(conn.slot, unsent);
+                    return;
+                }
+                Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    // The peer's last bytes come first, then `Broken`.
+                    entry.failed = true;
+                    entry.number = errno as i32 as u32;
+                    entry.readable = true;
+                    entry.hung_up = true;
+                    enqueue(&mut self.ready, conn, entry);
+                    self.overlooked = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Delivers the end of an operation, if its connection still lives.
+    fn deliver(&mut self, done: Done, sink: &mut impl Sink) {
+        match done {
+            Done::Connected { conn, token } => sink.event(Event::Connected { conn, token }),
+            Done::ConnectFailed { token, errno } => sink.event(Event::ConnectFailed { token, errno }),
+            Done::MoveRefused { conn } => sink.event(Event::MoveRefused { conn }),
+            Done::Sent { conn, chunk } => {
+                // Not behind `Close` and `Broken`, which may have come since.
+                if self.table.get(conn).is_some_and(|entry| matches!(entry.phase, Phase::Deciding | Phase::Open)) {
+                    sink.event(Event::Sent { conn, chunk });
+                }
+            }
+            Done::Closed { conn } => {
+                self.remove(conn);
+                sink.event(Event::Closed { conn });
+            }
+            Done::Departed { conn, fd } => {
+                self.remove(conn);
+                sink.event(Event::Departed { conn, parcel: Parcel::Descriptor(fd) });
+            }
+        }
+    }
+
+    /// Frees a slot, and with it perhaps what accepting waits for.
+    fn remove(&mut self, conn: ConnId) {
+        self.table.remove(conn);
+        if let Some(listener) = &mut self.listener {
+            listener.end_pause();
+        }
+    }
+
+    /// Accepts what this turn allows. Returns whether more may wait.
+    fn accept(&mut self, sink: &mut impl Sink) -> bool {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(listener) = &mut self.listener else { return false };
+            if !listener.is_due() {
+                return false;
+            }
+            if !self.table.take_room() {
+                // They wait in the backlog: a slot that becomes free brings us back here.
+                listener.note_full();
+                return false;
+            }
+            let Some((fd, peer)) = listener.accept() else {
+                self.table.give_room();
+                return false;
+            };
+            let conn = self.table.insert(fd, Phase::Deciding, 0);
+            match self.register(conn) {
+                Ok(()) => sink.event(Event::Accepted { conn, peer }),
+                Err(errno) => {
+                    self.table.remove(conn);
+                    self.listener.iter_mut().for_each(|listener| listener.pause(errno));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Opens a connection as far as the kernel waits for the peer.
+    fn try_connect(&mut self, token: u32, from: Option<IpAddr>, to: SocketAddr) -> io::Result<()> {
+        let fd = socket::outgoing(from, to)?;
+        // Registered only then: an unconnected socket would report that it is hung up.
+        socket::start_connect(&fd, to)?;
+        if !self.table.take_room() {
+            return Err(Errno::ENFILE.into());
+        }
+        let conn = self.table.insert(fd, Phase::Connecting, token);
+        self.register(conn).inspect_err(|_| self.table.remove(conn))?;
+        Ok(())
+    }
+}
+
+impl Backend for Epoll {
+    fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {
+        let has_work = self.overlooked || !self.done.is_empty();
+        self.edge_count = 0;
+        // Ends of operations go to the machine at once; the kernel is asked in the turn behind.
+        self.skipped_wait = has_work && !self.skipped_wait;
+        if self.skipped_wait {
+            return Ok(());
+        }
+        let pause = self.listener.as_ref().and_then(Listener::pause_left_us);
+        let wait = match (wait, pause) {
+            _ if has_work => Wait::No,
+            (Wait::Micros(micros), Some(left)) => Wait::Micros(micros.min(left)),
+            (Wait::Forever, Some(left)) => Wait::Micros(left),
+            (Wait::No, _) | (_, None) => wait,
+        };
+        match self.wait(wait) {
+            Ok(count) => self.edge_count = count,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(())
+    }
+
+    fn dispatch(&mut self, budget: usize, sink: &mut impl Sink) -> bool {
+        self.overlooked = false;
+        for edge in 0..self.edge_count {
+            let (mark, flags) = (self.edges[edge].data(), self.edges[edge].events());
+            match mark {
+                BELL => {}
+                LISTENER => self.listener.iter_mut().for_each(Listener::note_edge),
+                bits => self.note_edge(ConnId::from_bits(bits), flags),
+            }
+        }
+        for _ in 0..self.done.len().min(budget) {
+            let done = self.done.pop_front().expect("it was counted");
+            self.deliver(done, sink);
+        }
+        for _ in 0..self.ready.len().min(budget) {
+            let conn = self.ready.pop_front().expect("it was counted");
+            if self.receive(conn, sink)
+                && let Some(entry) = self.table.get(conn)
+            {
+                enqueue(&mut self.ready, conn, entry);
+            }
+        }
+        let may_accept = self.accept(sink);
+        may_accept || !self.done.is_empty() || !self.ready.is_empty() && sink.takes_bytes()
+    }
+
+    fn connect(&mut self, token: u32, from: Option<IpAddr>, to: SocketAddr) {
+        if let Err(error) = self.try_connect(token, from, to) {
+            let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
+            self.done.push_back(Done::ConnectFailed { token, errno });
+        }
+    }
+
+    fn send(&mut self, conn: ConnId, chunk: Chunk) {
+        let Some(entry) = self.table.named(conn) else { return };
+        debug_assert!(!entry.sending, "a chunk is in flight on connection {conn} already");
+        debug_assert!(!chunk.as_slice().is_empty(), "an empty chunk for connection {conn}");
+        if matches!(entry.phase, Phase::Deciding | Phase::Open) && !entry.failed {
+            self.transmit(conn, Unsent { chunk, sent: 0 });
+        }
+    }
+
+    fn stay(&mut self, conn: ConnId) {
+        if let Some(entry) = self.table.named(conn)
+            && entry.phase == Phase::Deciding
+        {
+            entry.phase = Phase::Open;
+        }
+    }
+
+    fn depart(&mut self, conn: ConnId, to: ShardId) {
+        let Some(entry) = self.table.named(conn) else { return };
+        let healthy = entry.phase == Phase::Deciding && !entry.failed;
+        let done = match entry.fd.take_if(|_| healthy && self.peers.take_room(to)) {
+            Some(fd) => {
+                entry.phase = Phase::Ended;
+                if let Err(errno) = self.poll.delete(&fd) {
+                    unreachable!("connection {conn} was registered once, and is not any more: {errno}");
+                }
+                Done::Departed { conn, fd }
+            }
+            None => Done::MoveRefused { conn },
+        };
+        self.done.push_back(done);
+    }
+
+    fn adopt(&mut self, parcel: Parcel) -> Result<ConnId, i32> {
+        let Parcel::Descriptor(fd) = parcel else {
+            panic!("a direct descriptor came to an epoll reactor: all reactors of a process must be of one kind");
+        };
+        let conn = self.table.insert(fd, Phase::Open, 0);
+        match self.register(conn) {
+            Ok(()) => Ok(conn),
+            Err(errno) => {
+                self.remove(conn);
+                Err(errno as i32)
+            }
+        }
+    }
+
+    fn finish(&mut self, conn: ConnId) {
+        let Some(entry) = self.table.named(conn) else { return };
+        if let Some(fd) = &entry.fd {
+            // Fails only on a connection that is broken, which is told by an event of its own.
+            let _ = shutdown(fd.as_raw_fd(), Shutdown::Write);
+        }
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        let Some(entry) = self.table.named(conn) else { return };
+        if entry.phase != Phase::Ended {
+            entry.phase = Phase::Ended;
+            // Closing the only descriptor ends its registration too.
+            entry.fd = None;
+            self.unsent.remove(&conn.slot);
+            self.done.push_back(Done::Closed { conn });
+        }
+    }
+
+    fn stop_accepting(&mut self) {
+        self.listener = None;
+    }
+}
+
+/// Lists a connection to be received from, once.
+fn enqueue(ready: &mut VecDeque<ConnId>, conn: ConnId, entry: &mut Entry) {
+    if !std::mem::replace(&mut entry.queued, true) {
+        ready.push_back(conn);
+    }
+}
+
+fn break_connection(conn: ConnId, entry: &mut Entry, errno: i32, sink: &mut impl Sink) {
+    entry.phase = Phase::Broken;
+    entry.readable = false;
+    sink.event(Event::Broken { conn, errno });
+}

@@ -1,0 +1,190 @@
+//! The epoll reactor's connections: a table indexed by slot, whose free entries form a list, newest first.
+#![forbid(unsafe_code)]
+
+use std::os::fd::OwnedFd;
+
+use socket2::SockRef;
+
+use crate::{
+    ids::{ConnId, ShardId},
+    reactor::Peers,
+};
+
+/// Ends the list of free entries.
+const NO_SLOT: u32 = u32::MAX;
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// In the list of free entries.
+    Free,
+    /// The kernel is connecting it; `number` is the machine's token.
+    Connecting,
+    /// Accepted; the machine has not said yet whether it stays.
+    Deciding,
+    /// At full speed.
+    Open,
+    /// `Broken` was delivered: only `Close` can follow.
+    Broken,
+    /// Its descriptor is gone. The entry stays until `Closed` or `Departed` is delivered, so that the machine never sees a slot
+    /// reused before it saw it end.
+    Ended,
+}
+
+/// One connection. There may be a million of them: keep it small.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) fd: Option<OwnedFd>,
+    generation: u32,
+    /// The next free slot, a token, or the errno of a failed send, as `phase` and `failed` say.
+    pub(super) number: u32,
+    pub(super) phase: Phase,
+    /// The kernel may have something to receive. Edge-triggered: it will not say so again.
+    pub(super) readable: bool,
+    /// The end is in sight: receive until it shows.
+    pub(super) hung_up: bool,
+    /// `Eof` was delivered.
+    pub(super) eof: bool,
+    /// In the list of connections to receive from.
+    pub(super) queued: bool,
+    /// Part of a chunk waits for the socket to take it.
+    pub(super) sending: bool,
+    /// A send failed: `Broken` is due, with the errno in `number`, once all bytes are delivered.
+    pub(super) failed: bool,
+}
+
+const _: () = assert!(size_of::<Entry>() <= 24);
+
+impl Entry {
+    fn reset(&mut self, fd: Option<OwnedFd>, phase: Phase, number: u32) {
+        let generation = self.generation;
+        *self = Entry { fd, number, phase, generation, ..Entry::blank() };
+    }
+
+    /// The descriptor of a connection that has not ended.
+    pub(super) fn open_fd(&self) -> &OwnedFd {
+        self.fd.as_ref().expect("only a connection that has ended has no descriptor")
+    }
+
+    /// The error that the connection died of, if it did: that of a failed send, or the socket's.
+    pub(super) fn take_error(&self) -> Option<i32> {
+        if self.failed {
+            return Some(self.number as i32);
+        }
+        match SockRef::from(self.open_fd()).take_error() {
+            Ok(error) => error.map(|error| error.raw_os_error().unwrap_or(libc::EIO)),
+            Err(error) => error.raw_os_error(),
+        }
+    }
+
+    fn blank() -> Entry {
+        Entry {
+            fd: None,
+            generation: 0,
+            number: NO_SLOT,
+            phase: Phase::Free,
+            readable: false,
+            hung_up: false,
+            eof: false,
+            queued: false,
+            sending: false,
+            failed: false,
+        }
+    }
+}
+
+/// All connections of one reactor.
+pub(super) struct Table {
+    entries: Vec<Entry>,
+    first_free: u32,
+    peers: Peers,
+    shard: ShardId,
+}
+
+impl Table {
+    /// A table for `slots` connections.
+    pub(super) fn new(slots: u32, peers: Peers, shard: ShardId) -> Table {
+        peers.give_room(shard, slots);
+        // Address space only: the kernel gives pages as slots are used for the first time.
+        Table { entries: Vec::with_capacity(slots as usize), first_free: NO_SLOT, peers, shard }
+    }
+
+    /// Takes room for one connection, if there is some. Others do so too, for those they send here.
+    pub(super) fn take_room(&self) -> bool {
+        self.peers.take_room(self.shard)
+    }
+
+    /// Gives back room for one connection that did not come.
+    pub(super) fn give_room(&self) {
+        self.peers.give_room(self.shard, 1);
+    }
+
+    /// Takes in a connection for which room was taken.
+    pub(super) fn insert(&mut self, fd: OwnedFd, phase: Phase, number: u32) -> ConnId {
+        if self.first_free == NO_SLOT {
+            self.first_free = self.entries.len() as u32;
+            self.entries.push(Entry::blank());
+        }
+        let slot = self.first_free;
+        let entry = &mut self.entries[slot as usize];
+        self.first_free = entry.number;
+        entry.reset(Some(fd), phase, number);
+        ConnId { slot, generation: entry.generation }
+    }
+
+    /// The connection, unless the id is dead.
+    pub(super) fn get(&mut self, conn: ConnId) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(conn.slot as usize)?;
+        (entry.phase != Phase::Free && entry.generation == conn.generation).then_some(entry)
+    }
+
+    /// The connection a machine speaks of. It must not use dead ids; in a release build that goes without consequence.
+    pub(super) fn named(&mut self, conn: ConnId) -> Option<&mut Entry> {
+        let entry = self.get(conn);
+        debug_assert!(entry.is_some(), "the machine speaks of connection {conn}, which has ended");
+        entry
+    }
+
+    /// Ends the id, closes its descriptor if it still has one, and makes the slot free for another connection.
+    pub(super) fn remove(&mut self, conn: ConnId) {
+        let next = self.first_free;
+        let Some(entry) = self.get(conn) else { return };
+        entry.reset(None, Phase::Free, next);
+        entry.generation = (entry.generation + 1) % ConnId::GENERATIONS;
+        self.first_free = conn.slot;
+        self.give_room();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptor() -> OwnedFd {
+        std::fs::File::open("/dev/null").expect("/dev/null opens").into()
+    }
+
+    #[test]
+    fn a_reused_slot_has_a_new_generation_and_the_old_id_is_dead() {
+        let mut table = Table::new(2, Peers::new(1), ShardId(0));
+        let first = table.insert(descriptor(), Phase::Open, 0);
+        table.remove(first);
+        let second = table.insert(descriptor(), Phase::Open, 0);
+        assert_eq!((second.slot, second.generation), (first.slot, first.generation + 1));
+        assert!(table.get(first).is_none());
+        table.remove(first);
+        assert!(table.get(second).is_some(), "removing a dead id must not touch the slot's next user");
+    }
+
+    #[test]
+    fn room_runs_out_and_comes_back() {
+        let peers = Peers::new(1);
+        let mut table = Table::new(2, peers.clone(), ShardId(0));
+        assert!(table.take_room());
+        let first = table.insert(descriptor(), Phase::Open, 0);
+        assert!(peers.take_room(ShardId(0)), "a connection that is on its way takes the second place");
+        assert!(!table.take_room());
+        table.remove(first);
+        assert!(table.take_room());
+    }
+}
