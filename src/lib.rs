@@ -3,10 +3,13 @@
 //! Imports go one way: `ids`, `limits` ← `io`, `wire` ← `session` ← `shard` ← `boot`, and `io`, `mesh` ← `reactor` ← `boot`.
 //! `tests/tidy.rs` holds every module to it.
 
+pub mod config;
 pub mod ids;
 pub mod io;
 pub mod limits;
 pub mod mesh;
 pub mod reactor;
+pub mod session;
+pub mod shard;
 pub mod stats;
 pub mod wire;

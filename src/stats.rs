@@ -1,2 +1,115 @@
-//! Counters: written by one shard each, read by anyone.
+//! Counters and gauges: each written by one shard only, read by anyone at any time.
 #![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::wire::ErrorCode;
+
+/// A number with a single writer: an update is a plain load and store, no locked instruction.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Called by the one writer only.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// For gauges: takes `n` off. Called by the one writer only.
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
+    }
+
+    /// For gauges. Called by the one writer only.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// The value as the writer last left it.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One number for each error code.
+#[derive(Debug)]
+pub struct PerCode([Counter; ErrorCode::ALL.len()]);
+
+impl Default for PerCode {
+    fn default() -> Self {
+        PerCode(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl PerCode {
+    /// The counter of this code.
+    pub fn of(&self, code: ErrorCode) -> &Counter {
+        let index = ErrorCode::ALL.iter().position(|known| *known == code).expect("ALL holds every code");
+        &self.0[index]
+    }
+
+    /// All counters with their codes.
+    pub fn iter(&self) -> impl Iterator<Item = (ErrorCode, u64)> {
+        ErrorCode::ALL.iter().zip(&self.0).map(|(code, counter)| (*code, counter.get()))
+    }
+}
+
+/// Whether a number only grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+}
+
+macro_rules! shard_stats {
+    ($($kind:ident $name:ident: $help:literal;)*) => {
+        /// What one shard counts.
+        #[derive(Debug, Default)]
+        pub struct ShardStats {
+            $(#[doc = $help] pub $name: Counter,)*
+            /// Connections that the gateway closed, by the code it gave.
+            pub closed: PerCode,
+            /// Requests that were refused while their connection lived on, by code.
+            pub refused: PerCode,
+        }
+
+        impl ShardStats {
+            /// Every plain number: name, kind, meaning, value.
+            pub fn plain(&self) -> impl Iterator<Item = (&'static str, Kind, &'static str, u64)> {
+                [$((stringify!($name), Kind::$kind, $help, self.$name.get()),)*].into_iter()
+            }
+        }
+    };
+}
+
+shard_stats! {
+    Gauge connections: "Connections held, logged in or not.";
+    Gauge sessions: "Connections that are logged in.";
+    Gauge clients: "Clients with at least one session.";
+    Gauge group_members: "Memberships of sessions in groups.";
+    Gauge outbound_bytes: "Bytes queued for or in flight to clients.";
+    Gauge inbound_bytes: "Bytes of frames that are not complete yet.";
+    Gauge mesh_backlog_bytes: "Bytes that wait for room in the rings to other shards.";
+    Counter accepted: "Connections accepted.";
+    Counter logins: "Successful LOGINs.";
+    Counter moved_out: "Connections handed to their home shard.";
+    Counter moved_in: "Connections taken in by this shard as their home.";
+    Counter frames_in: "Frames received.";
+    Counter frames_unknown: "Frames of unknown, not critical types, skipped.";
+    Counter bytes_in: "Bytes received.";
+    Counter bytes_out: "Bytes handed to the kernel.";
+    Counter sends_user: "SEND frames to a client, routed.";
+    Counter sends_group: "SEND frames to a group, routed.";
+    Counter pushes: "PUSH frames queued on a connection.";
+    Counter unreachable: "Messages to a client that has no session.";
+    Counter dropped_connection_full: "PUSH frames dropped because the connection's outbound budget was used up.";
+    Counter dropped_shard_full: "PUSH frames dropped because the shard's outbound budget was used up.";
+    Counter dropped_mesh_full: "Messages dropped because the backlog to another shard was full.";
+    Counter receipts_lost: "SEND_OK answers given up because too many were pending or their way back was full.";
+    Counter probes: "PING frames sent to connections that were silent for too long.";
+    Counter hung_up: "Connections that the peer ended.";
+    Counter broken: "Connections that failed (reset, timed out).";
+    Counter posts: "Batches posted to other shards.";
+    Counter posts_refused: "Batches that found the ring to another shard full, and were kept.";
+    Counter moves_refused: "Connections that their home shard had no room for.";
+}

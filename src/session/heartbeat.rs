@@ -1,0 +1,130 @@
+//! How often a client is asked to say that it lives: longer on a slow or lossy path, shorter on a good one.
+//!
+//! Round trips are smoothed as in RFC 6298, section 2.
+#![forbid(unsafe_code)]
+
+/// The bounds of the interval, and what silence means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeartbeatRules {
+    /// Announced by LOGIN_OK.
+    pub interval_ms: u32,
+    pub interval_min_ms: u32,
+    pub interval_max_ms: u32,
+    /// So many intervals of silence bring a probe.
+    pub missed_max: u32,
+    /// So long the probe may stay unanswered.
+    pub probe_timeout_ms: u32,
+}
+
+/// A smoothed round trip above this makes a path slow, below a quarter of it good.
+const SLOW_SRTT_US: u32 = 400_000;
+/// A deviation above this makes a path lossy, below a quarter of it good.
+const SLOW_RTTVAR_US: u32 = 200_000;
+
+/// What is known of one connection's path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// What the client was told last.
+    pub interval_ms: u32,
+    srtt_us: u32,
+    rttvar_us: u32,
+    /// When the last PING came, in milliseconds of the shared clock, modulo 2^32.
+    last_ping_ms: u32,
+}
+
+impl Heartbeat {
+    /// For a new session.
+    pub fn new(rules: &HeartbeatRules, now_ms: u32) -> Heartbeat {
+        Heartbeat { interval_ms: rules.interval_ms, srtt_us: 0, rttvar_us: 0, last_ping_ms: now_ms }
+    }
+
+    /// A round trip was measured: by the client (told in its PING) or by us (its PONG).
+    pub fn measured(&mut self, rtt_us: u32) {
+        if rtt_us == 0 {
+            return;
+        }
+        // A made-up value must not poison the average: no real path is slower than a minute.
+        let rtt_us = rtt_us.min(60_000_000);
+        if self.srtt_us == 0 {
+            self.srtt_us = rtt_us;
+            self.rttvar_us = rtt_us / 2;
+        } else {
+            let deviation = self.srtt_us.abs_diff(rtt_us);
+            self.rttvar_us = (self.rttvar_us / 4) * 3 + deviation / 4;
+            self.srtt_us = (self.srtt_us / 8) * 7 + rtt_us / 8;
+        }
+    }
+
+    /// A PING came. Returns the interval to announce.
+    pub fn pinged(&mut self, rules: &HeartbeatRules, now_ms: u32) -> u32 {
+        let gap_ms = now_ms.wrapping_sub(self.last_ping_ms);
+        self.last_ping_ms = now_ms;
+        let late = gap_ms > self.interval_ms.saturating_add(self.interval_ms / 2);
+        let slow = self.srtt_us > SLOW_SRTT_US || self.rttvar_us > SLOW_RTTVAR_US;
+        let good = (1..SLOW_SRTT_US / 4).contains(&self.srtt_us) && self.rttvar_us < SLOW_RTTVAR_US / 4;
+        let next = if late || slow {
+            self.interval_ms.saturating_add(self.interval_ms / 2)
+        } else if good {
+            self.interval_ms - self.interval_ms / 8
+        } else {
+            self.interval_ms
+        };
+        self.interval_ms = next.clamp(rules.interval_min_ms, rules.interval_max_ms);
+        self.interval_ms
+    }
+
+    /// Silence for this long brings a probe, in milliseconds.
+    pub fn silence_max_ms(&self, rules: &HeartbeatRules) -> u32 {
+        self.interval_ms.saturating_mul(rules.missed_max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: HeartbeatRules = HeartbeatRules {
+        interval_ms: 30_000,
+        interval_min_ms: 20_000,
+        interval_max_ms: 120_000,
+        missed_max: 3,
+        probe_timeout_ms: 10_000,
+    };
+
+    fn settle(rtt_us: u32, gap_ms: u32) -> u32 {
+        let mut heartbeat = Heartbeat::new(&RULES, 0);
+        let mut now_ms = 0u32;
+        for _ in 0..40 {
+            now_ms = now_ms.wrapping_add(gap_ms.max(heartbeat.interval_ms));
+            heartbeat.measured(rtt_us);
+            heartbeat.pinged(&RULES, now_ms);
+        }
+        heartbeat.interval_ms
+    }
+
+    #[test]
+    fn a_good_path_gets_the_shortest_interval() {
+        assert_eq!(settle(20_000, 0), RULES.interval_min_ms);
+    }
+
+    #[test]
+    fn a_slow_path_gets_the_longest_interval() {
+        assert_eq!(settle(900_000, 0), RULES.interval_max_ms);
+    }
+
+    #[test]
+    fn late_pings_lengthen_the_interval() {
+        assert_eq!(settle(20_000, 300_000), RULES.interval_max_ms);
+    }
+
+    #[test]
+    fn an_ordinary_path_and_an_unmeasured_one_keep_it() {
+        assert_eq!(settle(200_000, 0), RULES.interval_ms);
+        assert_eq!(settle(0, 0), RULES.interval_ms);
+    }
+
+    #[test]
+    fn absurd_round_trips_are_survived() {
+        assert_eq!(settle(u32::MAX, 0), RULES.interval_max_ms);
+    }
+}

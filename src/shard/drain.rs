@@ -1,0 +1,100 @@
+//! Stopping: nobody new, GOAWAY to everybody, out when all are gone or time is up.
+#![forbid(unsafe_code)]
+
+use super::{Shard, connections::Phase};
+use crate::{
+    ids::ConnId,
+    io::{Output, Tick},
+    session::Refusal,
+    wire::{ErrorCode, Frame, body},
+};
+
+/// GOAWAY frames queued in one turn at most.
+const GOAWAYS_PER_TURN: u32 = 2048;
+/// While a drain goes on, it is looked after this often.
+const STEP_MS: u64 = 10;
+
+/// How far stopping has come.
+#[derive(Debug)]
+pub(super) struct Drain {
+    /// Connections below this slot were told.
+    cursor: u32,
+    /// Who is still here then is closed.
+    close_at: Tick,
+    /// The shard stops then, whoever is still here.
+    stop_at: Tick,
+    closing: bool,
+    stopped: bool,
+}
+
+impl Shard {
+    pub(super) fn start_drain(&mut self, within_ms: u32) {
+        if self.drain.is_some() {
+            return;
+        }
+        let within_ms = u64::from(within_ms);
+        self.outputs.push_back(Output::StopAccepting);
+        self.drain = Some(Drain {
+            cursor: 0,
+            close_at: self.now.plus_ms(within_ms / 2),
+            stop_at: self.now.plus_ms(within_ms),
+            closing: false,
+            stopped: false,
+        });
+    }
+
+    /// Takes the next step of a drain. Gives when to come back.
+    pub(super) fn advance_drain(&mut self) -> Option<Tick> {
+        let drain = self.drain.as_mut()?;
+        if !drain.closing && self.now >= drain.close_at {
+            drain.closing = true;
+            drain.cursor = 0;
+        }
+        let closing = drain.closing;
+        let from = drain.cursor;
+        let to = (from + GOAWAYS_PER_TURN).min(self.connections.slots());
+        drain.cursor = to;
+        for conn in (from..to).filter_map(|slot| self.connections.id_at(slot)).collect::<Vec<_>>() {
+            if closing {
+                self.end(conn, None);
+            } else {
+                self.send_away(conn);
+            }
+        }
+        Some(self.now.plus_ms(STEP_MS))
+    }
+
+    /// Tells one connection to go; one that has not logged in goes at once.
+    pub(super) fn send_away(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        match connection.phase {
+            Phase::Active if !connection.going => {
+                connection.going = true;
+                let rules = &self.settings.goaway;
+                let goaway = body::Goaway {
+                    code: ErrorCode::GoingAway.number(),
+                    message: "this gateway stops; connect again after a random delay inside the window".to_owned(),
+                    delay_min_ms: rules.delay_min_ms,
+                    delay_max_ms: rules.delay_max_ms,
+                    alternatives: rules.alternatives.clone(),
+                };
+                self.answer(conn, &Frame::Goaway(goaway));
+            }
+            Phase::Admitting | Phase::Anonymous => {
+                self.refuse(conn, Refusal::closing(ErrorCode::GoingAway, "this gateway stops"));
+            }
+            Phase::Active | Phase::Flushing | Phase::Lingering | Phase::Closing | Phase::Vacant => {}
+        }
+    }
+
+    /// Whether the shard is done; true once.
+    pub(super) fn drained(&mut self) -> bool {
+        let empty = self.connections.count() == 0 && self.outbox.backlog() == 0;
+        let Some(drain) = &mut self.drain else { return false };
+        if drain.stopped || !(empty || self.now >= drain.stop_at) {
+            return false;
+        }
+        drain.stopped = true;
+        true
+    }
+}

@@ -1,0 +1,230 @@
+//! Groups, seen from both sides: the members on this shard, and, for groups at home here, the shards that have members.
+//!
+//! Publishing goes through the group's home, so that all members see one order. A shard subscribes at the home when its
+//! first member joins and unsubscribes when its last one leaves.
+#![forbid(unsafe_code)]
+
+use hashbrown::HashTable;
+use slab::Slab;
+
+use super::{
+    connections::Connections,
+    hash::Keyed,
+    message::{Receipt, Tally},
+};
+use crate::ids::{ConnId, ShardId};
+
+/// One connection's place in one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// Index of the group on this shard.
+    pub group: u32,
+    /// Index among its members.
+    position: u32,
+}
+
+/// A group that has members here.
+#[derive(Debug)]
+pub struct LocalGroup {
+    name: Box<str>,
+    hash: u64,
+    /// Slots of member connections.
+    members: Vec<u32>,
+    /// Members whose JOIN is answered when the subscription stands. `None`: it stands.
+    pending: Option<Vec<ConnId>>,
+    /// Tells answers to an earlier subscription apart.
+    ticket: u32,
+}
+
+/// What joining came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// Member, and messages come: answer JOIN_OK.
+    Now,
+    /// The subscription at the group's home is awaited.
+    Later,
+    /// The first member here: subscribe with this ticket, answer later.
+    Subscribe { ticket: u32 },
+}
+
+/// The groups that have members on this shard.
+#[derive(Debug)]
+pub struct LocalGroups {
+    by_name: HashTable<u32>,
+    groups: Slab<LocalGroup>,
+    keyed: Keyed,
+    next_ticket: u32,
+    memberships: u64,
+}
+
+impl LocalGroups {
+    /// None.
+    pub fn new(keyed: Keyed) -> LocalGroups {
+        LocalGroups { by_name: HashTable::new(), groups: Slab::new(), keyed, next_ticket: 0, memberships: 0 }
+    }
+
+    /// The group's index, if it has members here.
+    pub fn find(&self, name: &str) -> Option<u32> {
+        self.by_name.find(self.keyed.name(name), |index| *self.groups[*index as usize].name == *name).copied()
+    }
+
+    /// Whether messages of the group come.
+    pub fn is_subscribed(&self, group: u32) -> bool {
+        self.groups[group as usize].pending.is_none()
+    }
+
+    /// Lends the slots of the members out, so that they can be walked over while the rest of the shard changes. No
+    /// membership may change until `return_members`.
+    pub fn take_members(&mut self, group: u32) -> Vec<u32> {
+        std::mem::take(&mut self.groups[group as usize].members)
+    }
+
+    /// Puts back what `take_members` gave.
+    pub fn return_members(&mut self, group: u32, members: Vec<u32>) {
+        self.groups[group as usize].members = members;
+    }
+
+    /// Makes a connection a member. It must not be one already.
+    pub fn join(&mut self, name: &str, conn: ConnId, connections: &mut Connections) -> Joined {
+        let found = self.find(name);
+        let index = found.unwrap_or_else(|| self.open(name));
+        let group = &mut self.groups[index as usize];
+        let position = group.members.len() as u32;
+        group.members.push(conn.slot);
+        self.memberships += 1;
+        connections.at_mut(conn.slot).extra().groups.push(Membership { group: index, position });
+        match (&mut group.pending, found) {
+            (None, _) => Joined::Now,
+            (Some(pending), found) => {
+                pending.push(conn);
+                if found.is_some() { Joined::Later } else { Joined::Subscribe { ticket: group.ticket } }
+            }
+        }
+    }
+
+    fn open(&mut self, name: &str) -> u32 {
+        let hash = self.keyed.name(name);
+        let ticket = self.next_ticket;
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        let group = LocalGroup { name: name.into(), hash, members: Vec::new(), pending: Some(Vec::new()), ticket };
+        let index = self.groups.insert(group) as u32;
+        self.by_name.insert_unique(hash, index, |other| self.groups[*other as usize].hash);
+        index
+    }
+
+    /// The home has entered this shard. Gives the connections whose JOIN can be answered now.
+    pub fn subscribed(&mut self, name: &str, ticket: u32) -> Vec<ConnId> {
+        let Some(index) = self.find(name) else { return Vec::new() };
+        let group = &mut self.groups[index as usize];
+        if group.ticket != ticket {
+            return Vec::new();
+        }
+        group.pending.take().unwrap_or_default()
+    }
+
+    /// Ends one membership of a connection, taken out of its list by the caller. Returns true if the group has no members
+    /// here any more; it must then be unsubscribed, by `close`.
+    pub fn leave(&mut self, membership: Membership, connections: &mut Connections) -> bool {
+        let group = &mut self.groups[membership.group as usize];
+        let position = membership.position as usize;
+        let slot = group.members.swap_remove(position);
+        self.memberships -= 1;
+        if let Some(pending) = &mut group.pending {
+            pending.retain(|conn| conn.slot != slot);
+        }
+        if let Some(&moved) = group.members.get(position) {
+            let groups = &mut connections.at_mut(moved).extra().groups;
+            let theirs = groups.iter_mut().find(|other| other.group == membership.group).expect("members know their groups");
+            theirs.position = membership.position;
+        }
+        group.members.is_empty()
+    }
+
+    /// Forgets a group without members, and gives its name.
+    pub fn close(&mut self, group: u32) -> Box<str> {
+        let removed = self.groups.remove(group as usize);
+        debug_assert!(removed.members.is_empty());
+        let entry = self.by_name.find_entry(removed.hash, |index| *index == group);
+        entry.unwrap_or_else(|_| panic!("group {} is not in the table", removed.name)).remove();
+        removed.name
+    }
+
+    /// Sum of the members of all groups.
+    pub fn memberships(&self) -> u64 {
+        self.memberships
+    }
+}
+
+/// A message whose receivers are being counted.
+#[derive(Debug)]
+struct Count {
+    outstanding: u16,
+    tally: Tally,
+    receipt: Receipt,
+}
+
+/// The groups whose home is this shard.
+#[derive(Debug)]
+pub struct HomeGroups {
+    /// Shards with members, by group.
+    by_name: HashTable<(Box<str>, Vec<ShardId>)>,
+    keyed: Keyed,
+    counts: Slab<Count>,
+}
+
+/// Messages with receipts that may be under way from one home at a time.
+const COUNTS_MAX: usize = 65_536;
+
+impl HomeGroups {
+    /// None.
+    pub fn new(keyed: Keyed) -> HomeGroups {
+        HomeGroups { by_name: HashTable::new(), keyed, counts: Slab::new() }
+    }
+
+    /// Enters a shard that has members now.
+    pub fn subscribe(&mut self, name: &str, shard: ShardId) {
+        let hash = self.keyed.name(name);
+        let keyed = self.keyed;
+        let entry = self.by_name.entry(hash, |(other, _)| **other == *name, |(other, _)| keyed.name(other));
+        let mut entry = entry.or_insert_with(|| (name.into(), Vec::new()));
+        let shards = &mut entry.get_mut().1;
+        if !shards.contains(&shard) {
+            shards.push(shard);
+        }
+    }
+
+    /// Takes a shard out that has no members any more.
+    pub fn unsubscribe(&mut self, name: &str, shard: ShardId) {
+        if let Ok(mut entry) = self.by_name.find_entry(self.keyed.name(name), |(other, _)| **other == *name) {
+            entry.get_mut().1.retain(|other| *other != shard);
+            if entry.get().1.is_empty() {
+                entry.remove();
+            }
+        }
+    }
+
+    /// The shards with members.
+    pub fn shards(&self, name: &str) -> &[ShardId] {
+        self.by_name.find(self.keyed.name(name), |(other, _)| **other == *name).map_or(&[], |(_, shards)| shards)
+    }
+
+    /// Starts counting the receivers on `outstanding` shards. `None` when too many counts are under way.
+    pub fn count(&mut self, outstanding: usize, receipt: Receipt) -> Option<u32> {
+        if self.counts.len() >= COUNTS_MAX {
+            return None;
+        }
+        Some(self.counts.insert(Count { outstanding: outstanding as u16, tally: Tally::default(), receipt }) as u32)
+    }
+
+    /// One shard has counted. Gives the sum when it was the last.
+    pub fn counted(&mut self, count: u32, tally: Tally) -> Option<(Receipt, Tally)> {
+        let entry = &mut self.counts[count as usize];
+        entry.tally.add(tally);
+        entry.outstanding -= 1;
+        if entry.outstanding > 0 {
+            return None;
+        }
+        let done = self.counts.remove(count as usize);
+        Some((done.receipt, done.tally))
+    }
+}

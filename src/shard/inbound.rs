@@ -1,0 +1,161 @@
+//! From received bytes to what they ask for.
+#![forbid(unsafe_code)]
+
+use super::{
+    Shard,
+    connections::{Extra, Phase},
+};
+use crate::{
+    ids::ConnId,
+    limits::LOGIN_BODY_BYTES_MAX,
+    session::{Action, Refusal, check_first_frame},
+    wire::{Decoded, ErrorCode, Frame, HEADER_BYTES, decode},
+};
+
+/// Whether the bytes behind a frame are still this connection's to read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    On,
+    Stop,
+}
+
+impl Shard {
+    pub(super) fn handle_received(&mut self, conn: ConnId, bytes: &[u8]) {
+        self.stats.bytes_in.add(bytes.len() as u64);
+        let now_ms = self.now_ms();
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        connection.heard_ms = now_ms;
+        connection.probed = false;
+        match connection.phase {
+            Phase::Anonymous | Phase::Active => self.feed(conn, bytes),
+            Phase::Admitting => self.hold(conn, bytes),
+            Phase::Flushing | Phase::Lingering | Phase::Closing | Phase::Vacant => {}
+        }
+    }
+
+    /// Keeps bytes that came before the connection was admitted: no more than one LOGIN.
+    fn hold(&mut self, conn: ConnId, bytes: &[u8]) {
+        let held = self.connections.at_mut(conn.slot).extra();
+        held.partial.extend_from_slice(bytes);
+        let held = held.partial.len();
+        self.inbound_bytes += bytes.len();
+        if held > HEADER_BYTES + LOGIN_BODY_BYTES_MAX as usize + super::lifecycle::TRAILING_BYTES_MAX {
+            self.refuse(
+                conn,
+                Refusal::closing(ErrorCode::FrameTooLong, "more bytes than a LOGIN before the connection was admitted"),
+            );
+        }
+    }
+
+    /// Works through all whole frames; what is left over waits for more bytes.
+    pub(super) fn feed(&mut self, conn: ConnId, bytes: &[u8]) {
+        let mut partial = self.take_partial(conn);
+        if partial.is_empty() {
+            let used = self.handle_frames(conn, bytes);
+            self.keep_partial(conn, &bytes[used..]);
+            return;
+        }
+        partial.extend_from_slice(bytes);
+        let used = self.handle_frames(conn, &partial);
+        if used == 0 {
+            self.restore_partial(conn, partial);
+        } else {
+            self.keep_partial(conn, &partial[used..]);
+        }
+    }
+
+    fn take_partial(&mut self, conn: ConnId) -> Vec<u8> {
+        let extra = self.connections.at_mut(conn.slot).extra.as_mut();
+        let partial = extra.map_or_else(Vec::new, |extra| std::mem::take(&mut extra.partial));
+        self.inbound_bytes -= partial.len();
+        partial
+    }
+
+    fn keep_partial(&mut self, conn: ConnId, rest: &[u8]) {
+        if rest.is_empty() {
+            if let Some(connection) = self.connections.get_mut(conn) {
+                connection.trim();
+            }
+        } else {
+            self.restore_partial(conn, rest.to_vec());
+        }
+    }
+
+    fn restore_partial(&mut self, conn: ConnId, partial: Vec<u8>) {
+        let reading =
+            self.connections.get_mut(conn).filter(|connection| matches!(connection.phase, Phase::Anonymous | Phase::Active));
+        let Some(connection) = reading else { return };
+        self.inbound_bytes += partial.len();
+        let Extra { partial: place, .. } = connection.extra();
+        *place = partial;
+        if self.inbound_bytes > self.settings.limits.inbound_bytes_per_shard {
+            let message = "too many bytes of unfinished frames on this core; send frames without pausing inside them";
+            self.refuse(conn, Refusal::closing(ErrorCode::Overloaded, message));
+        }
+    }
+
+    /// Gives the number of bytes that are done with.
+    fn handle_frames(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        while used < bytes.len() {
+            let Some(connection) = self.connections.get(conn) else { return bytes.len() };
+            let limit = match connection.phase {
+                Phase::Anonymous => LOGIN_BODY_BYTES_MAX,
+                Phase::Active => self.settings.rules.max_body_bytes,
+                Phase::Admitting | Phase::Flushing | Phase::Lingering | Phase::Closing | Phase::Vacant => return bytes.len(),
+            };
+            match decode(&bytes[used..], limit) {
+                Ok(Decoded::NeedMore { .. }) => break,
+                Ok(Decoded::Frame { frame, frame_bytes }) => {
+                    used += frame_bytes;
+                    self.stats.frames_in.add(1);
+                    if self.handle_frame(conn, frame, frame_bytes, &bytes[used..]) == Flow::Stop {
+                        return bytes.len();
+                    }
+                }
+                Err(malformed) => {
+                    self.refuse(conn, Refusal::closing(malformed.code(), malformed.to_string()));
+                    return bytes.len();
+                }
+            }
+        }
+        used
+    }
+
+    fn handle_frame(&mut self, conn: ConnId, frame: Frame<'_>, frame_bytes: usize, rest: &[u8]) -> Flow {
+        if self.connections.at(conn.slot).phase == Phase::Anonymous {
+            let login = check_first_frame(frame).and_then(|login| self.check_login(&login));
+            return match login {
+                Ok(identity) => self.go_home(conn, identity, rest),
+                Err(refusal) => {
+                    self.refuse(conn, refusal);
+                    Flow::Stop
+                }
+            };
+        }
+        let connection = self.connections.at_mut(conn.slot);
+        let session = connection.session.as_mut().expect("active connections have a session");
+        match session.handle(self.now, frame, frame_bytes, &self.settings.rules, connection.rights.as_deref()) {
+            Ok(action) => self.carry_out(conn, action),
+            Err(refusal) => {
+                let closing = refusal.closing;
+                self.refuse(conn, refusal);
+                if closing {
+                    return Flow::Stop;
+                }
+            }
+        }
+        Flow::On
+    }
+
+    fn carry_out(&mut self, conn: ConnId, action: Action<'_>) {
+        match action {
+            Action::Nothing => {}
+            Action::Unknown => self.stats.frames_unknown.add(1),
+            Action::Pong(pong) => self.answer(conn, &Frame::Pong(pong)),
+            Action::Send { target, send } => self.route(conn, target, &send),
+            Action::Join { group } => self.join(conn, group),
+            Action::Leave { group } => self.leave(conn, group),
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! A connection's life on a shard: accepted, admitted, logged in, moved home, ended, closed.
+#![forbid(unsafe_code)]
+
+use std::net::IpAddr;
+
+use super::{
+    Arrival, Message, Shard,
+    connections::{NONE, Phase},
+    inbound::Flow,
+};
+use crate::{
+    ids::ConnId,
+    io::Output,
+    session::{Identity, Policy, Rate, Refusal, Session, Verdict, check_login},
+    wire::{ErrorCode, Frame, body},
+};
+
+/// Bytes behind LOGIN that are taken before the connection is home.
+pub(super) const TRAILING_BYTES_MAX: usize = 64 * 1024;
+
+impl Shard {
+    pub(super) fn handle_accepted(&mut self, conn: ConnId, peer: IpAddr) {
+        self.stats.accepted.add(1);
+        let now_ms = self.now_ms();
+        self.connections.insert(conn, Phase::Admitting, now_ms);
+        self.wheel.set(conn.slot, self.now.plus_ms(u64::from(self.settings.timeouts.login_ms)));
+        if self.connections.count() > self.settings.limits.connections {
+            self.refuse(conn, too_many_connections());
+        } else if self.drain.is_some() {
+            self.refuse(conn, Refusal::closing(ErrorCode::GoingAway, "this gateway stops"));
+        } else if self.settings.limits.connections_per_address == 0 {
+            self.connections.at_mut(conn.slot).phase = Phase::Anonymous;
+        } else {
+            let address = self.keyed.address(peer);
+            self.ask_admission(conn, address);
+        }
+    }
+
+    pub(super) fn handle_admitted(&mut self, conn: ConnId, address: u64, granted: bool) {
+        let waiting = self.connections.get_mut(conn).filter(|connection| connection.phase == Phase::Admitting);
+        match (waiting, granted) {
+            (Some(connection), true) => {
+                connection.address = address;
+                connection.phase = Phase::Anonymous;
+                self.feed(conn, &[]);
+            }
+            (Some(_), false) => {
+                let limit = self.settings.limits.connections_per_address;
+                let message =
+                    format!("this address holds {limit} connections, as many as one may (limits.connections_per_address)");
+                self.refuse(conn, Refusal { retry_after_ms: 1_000, ..Refusal::closing(ErrorCode::TooManyFromAddress, message) });
+            }
+            // It left before the answer came.
+            (None, true) => self.address_left(address),
+            (None, false) => {}
+        }
+    }
+
+    /// Checks a LOGIN; the rate first, so that a flood of forged tokens costs little.
+    pub(super) fn check_login(&mut self, login: &body::Login) -> Result<Identity, Refusal> {
+        let rate = Rate { per_second: self.settings.limits.logins_per_second };
+        let elapsed_ms = self.now.micros_since(self.logins_refilled) / 1_000;
+        if elapsed_ms >= 10 {
+            self.logins.refill(rate, u32::try_from(elapsed_ms).unwrap_or(u32::MAX));
+            self.logins_refilled = self.now;
+        }
+        match self.logins.take(rate, 1) {
+            Verdict::Granted => check_login(self.now, login, &self.settings.rules),
+            Verdict::Refused { .. } | Verdict::Abuse => {
+                // What is refused is not charged: the rate is that of admitted logins.
+                self.logins.put_back(rate, 1);
+                let message = format!("more than {} logins a second on this core", rate.per_second);
+                Err(Refusal { retry_after_ms: 1_000, ..Refusal::closing(ErrorCode::LoginRateExceeded, message) })
+            }
+        }
+    }
+
+    /// Installs the connection here if this is its home, or moves it there.
+    pub(super) fn go_home(&mut self, conn: ConnId, identity: Identity, rest: &[u8]) -> Flow {
+        let epoch = self.next_epoch();
+        let home = self.home(self.keyed.name(identity.names.client()));
+        if self.is_me(home) {
+            self.outputs.push_back(Output::Stay { conn });
+            return if self.install(conn, identity, epoch) { Flow::On } else { Flow::Stop };
+        }
+        self.wheel.cancel(conn.slot);
+        let address = self.connections.remove(conn).address;
+        self.stats.moved_out.add(1);
+        let arrival = Arrival { identity, epoch, address, trailing: rest.to_vec() };
+        self.outputs.push_back(Output::Move { conn, to: home, message: Message::Arrival(Box::new(arrival)) });
+        Flow::Stop
+    }
+
+    /// Wall clock at LOGIN, made unique: a later login of a device has the larger epoch, on whichever core it was read.
+    fn next_epoch(&mut self) -> u64 {
+        let wall_us = self.settings.rules.wall_at_start_us + self.now.0;
+        let shard = u64::from(self.settings.id.0) & 0xff;
+        let mut epoch = wall_us << 8 | shard;
+        if epoch <= self.last_epoch {
+            epoch = self.last_epoch + 0x100;
+        }
+        self.last_epoch = epoch;
+        epoch
+    }
+
+    pub(super) fn handle_adopted(&mut self, conn: ConnId, arrival: Arrival) {
+        self.stats.moved_in.add(1);
+        let now_ms = self.now_ms();
+        let full = self.connections.count() >= self.settings.limits.connections;
+        self.connections.insert(conn, Phase::Anonymous, now_ms).address = arrival.address;
+        if full {
+            self.refuse(conn, too_many_connections());
+        } else if self.install(conn, arrival.identity, arrival.epoch) && !arrival.trailing.is_empty() {
+            self.feed(conn, &arrival.trailing);
+        }
+    }
+
+    pub(super) fn handle_move_refused(&mut self, conn: ConnId, arrival: Arrival) {
+        self.stats.moves_refused.add(1);
+        let now_ms = self.now_ms();
+        self.connections.insert(conn, Phase::Anonymous, now_ms).address = arrival.address;
+        self.refuse(conn, too_many_connections());
+    }
+
+    /// Makes the connection a session of its client, as far as the policy of its device class lets it. Returns false if not.
+    fn install(&mut self, conn: ConnId, identity: Identity, epoch: u64) -> bool {
+        let client = identity.names.client();
+        let mut kicked: Vec<(ConnId, ErrorCode)> = Vec::new();
+        let mut slot = self.directory.first(self.keyed.name(client), client, &self.connections);
+        while slot != NONE {
+            let other = self.connections.at(slot);
+            let same_device = other.names.device() == identity.names.device();
+            let policy = self.settings.rules.device_classes[usize::from(identity.class)].policy;
+            let rival = match (same_device, other.class == identity.class, policy) {
+                (true, _, _) => Some(ErrorCode::Superseded),
+                (false, true, Policy::KeepNewest) => Some(ErrorCode::ReplacedByDevice),
+                (false, true, Policy::RefuseNewest) => Some(ErrorCode::DeviceRefused),
+                (false, true, Policy::AllowMany) | (false, false, _) => None,
+            };
+            let other_id = ConnId { slot, generation: other.generation };
+            match rival {
+                None => {}
+                Some(ErrorCode::DeviceRefused) => {
+                    let message = format!(
+                        "device {:?} of the same class is connected, and its policy is refuse_newest",
+                        other.names.device()
+                    );
+                    self.refuse(conn, Refusal::closing(ErrorCode::DeviceRefused, message));
+                    return false;
+                }
+                // Only the newest may kick: a login that was overtaken on its way is the past.
+                Some(code) if other.epoch > epoch => {
+                    let by = other.names.device().to_owned();
+                    self.kick(conn, code, by);
+                    return false;
+                }
+                Some(code) => kicked.push((other_id, code)),
+            }
+            slot = self.connections.at(slot).next_device;
+        }
+        for (other, code) in kicked {
+            self.kick(other, code, identity.names.device().to_owned());
+        }
+        self.activate(conn, identity, epoch);
+        true
+    }
+
+    fn activate(&mut self, conn: ConnId, identity: Identity, epoch: u64) {
+        let session = Session::new(&self.settings.rules, self.now);
+        let silence_ms = session.heartbeat.silence_max_ms(&self.settings.rules.heartbeat);
+        let login_ok = body::LoginOk {
+            client_id: identity.names.client().to_owned(),
+            session_epoch: epoch,
+            heartbeat_interval_ms: session.heartbeat.interval_ms,
+            max_body_bytes: self.settings.rules.max_body_bytes,
+            server_time_ms: self.settings.rules.wall_ms(self.now),
+        };
+        let connection = self.connections.at_mut(conn.slot);
+        connection.identify(identity, epoch, session);
+        connection.phase = Phase::Active;
+        self.directory.insert(conn.slot, &mut self.connections);
+        self.wheel.set(conn.slot, self.now.plus_ms(u64::from(silence_ms)));
+        self.stats.logins.add(1);
+        self.stats.sessions.add(1);
+        self.answer(conn, &Frame::LoginOk(login_ok));
+        if self.drain.is_some() {
+            self.send_away(conn);
+        }
+    }
+
+    fn kick(&mut self, conn: ConnId, code: ErrorCode, by_device: String) {
+        self.stats.closed.of(code).add(1);
+        let message = match code {
+            ErrorCode::Superseded => "a newer connection of this device took over",
+            _ => "a newer device of the same class took over",
+        };
+        let kicked = body::Kicked { code: code.number(), message: message.to_owned(), by_device };
+        self.end(conn, Some(&Frame::Kicked(kicked)));
+    }
+
+    /// Answers with an ERROR, and ends the connection if the refusal says so.
+    pub(super) fn refuse(&mut self, conn: ConnId, refusal: Refusal) {
+        let frame = Frame::Error(refusal.body());
+        if refusal.closing {
+            log::debug!("shard {} closes {conn}: {} {}", self.settings.id, refusal.code.name(), refusal.message);
+            self.stats.closed.of(refusal.code).add(1);
+            self.end(conn, Some(&frame));
+        } else {
+            self.stats.refused.of(refusal.code).add(1);
+            self.answer(conn, &frame);
+        }
+    }
+
+    /// Begins the end: what is queued leaves, then `last`, then our direction is shut.
+    pub(super) fn end(&mut self, conn: ConnId, last: Option<&Frame<'_>>) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        match connection.phase {
+            Phase::Admitting | Phase::Anonymous | Phase::Active => {}
+            Phase::Flushing | Phase::Lingering | Phase::Closing | Phase::Vacant => return,
+        }
+        self.sign_off(conn);
+        self.connections.at_mut(conn.slot).phase = Phase::Flushing;
+        self.wheel.set(conn.slot, self.now.plus_ms(u64::from(self.settings.timeouts.write_ms)));
+        if let Some(frame) = last {
+            self.answer(conn, frame);
+        }
+        if self.connections.at(conn.slot).outbound == NONE {
+            self.finish(conn);
+        }
+    }
+
+    /// A connection that did not read is not waited for as long as others.
+    pub(super) fn shorten_flush(&mut self, conn: ConnId) {
+        self.wheel.set(conn.slot, self.now.plus_ms(u64::from(self.settings.timeouts.linger_ms)));
+    }
+
+    /// Takes the connection out of everything that can send to it, and drops what it sent half.
+    fn sign_off(&mut self, conn: ConnId) {
+        let connection = self.connections.at_mut(conn.slot);
+        let was_active = connection.phase == Phase::Active;
+        if let Some(extra) = &mut connection.extra {
+            self.inbound_bytes -= std::mem::take(&mut extra.partial).len();
+        }
+        if was_active {
+            self.leave_all(conn);
+            self.directory.remove(conn.slot, &mut self.connections);
+            self.stats.sessions.sub(1);
+        }
+        self.connections.at_mut(conn.slot).extra = None;
+    }
+
+    /// Everything has left: shut our direction, and give the peer time to read.
+    pub(super) fn finish(&mut self, conn: ConnId) {
+        let connection = self.connections.at_mut(conn.slot);
+        if connection.peer_done {
+            self.close(conn);
+        } else {
+            connection.phase = Phase::Lingering;
+            self.outputs.push_back(Output::Finish { conn });
+            self.wheel.set(conn.slot, self.now.plus_ms(u64::from(self.settings.timeouts.linger_ms)));
+        }
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        self.connections.at_mut(conn.slot).phase = Phase::Closing;
+        self.wheel.cancel(conn.slot);
+        self.outputs.push_back(Output::Close { conn });
+    }
+
+    pub(super) fn handle_eof(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        connection.peer_done = true;
+        match connection.phase {
+            Phase::Admitting | Phase::Anonymous | Phase::Active => {
+                self.stats.hung_up.add(1);
+                self.end(conn, None);
+            }
+            Phase::Lingering => self.close(conn),
+            Phase::Flushing | Phase::Closing | Phase::Vacant => {}
+        }
+    }
+
+    pub(super) fn handle_broken(&mut self, conn: ConnId, errno: i32) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        if connection.phase == Phase::Closing {
+            return;
+        }
+        log::trace!("shard {}: {conn} is broken, errno {errno}", self.settings.id);
+        self.stats.broken.add(1);
+        match connection.phase {
+            Phase::Admitting | Phase::Anonymous | Phase::Active => self.sign_off(conn),
+            Phase::Flushing | Phase::Lingering | Phase::Closing | Phase::Vacant => {}
+        }
+        self.close(conn);
+    }
+
+    pub(super) fn handle_closed(&mut self, conn: ConnId) {
+        if self.connections.get(conn).is_none() {
+            return;
+        }
+        self.discard_outbound(conn);
+        self.wheel.cancel(conn.slot);
+        let address = self.connections.remove(conn).address;
+        self.address_left(address);
+    }
+
+    pub(super) fn handle_timer(&mut self, slot: u32) {
+        let Some(conn) = self.connections.id_at(slot) else { return };
+        match self.connections.at(slot).phase {
+            Phase::Admitting | Phase::Anonymous => {
+                let message = format!("no LOGIN came within {} ms", self.settings.timeouts.login_ms);
+                self.refuse(conn, Refusal::closing(ErrorCode::LoginTimeout, message));
+            }
+            Phase::Active => self.check_silence(conn),
+            Phase::Flushing | Phase::Lingering => self.close(conn),
+            Phase::Closing | Phase::Vacant => {}
+        }
+    }
+
+    /// Idle for some intervals: a probe. No answer to it: the end.
+    fn check_silence(&mut self, conn: ConnId) {
+        if self.is_stalled(conn.slot) {
+            self.end_slow(conn, "it took no bytes until the write deadline");
+            return;
+        }
+        let rules = self.settings.rules.heartbeat;
+        let now_ms = self.now_ms();
+        let connection = self.connections.at_mut(conn.slot);
+        let session = connection.session.as_ref().expect("active connections have a session");
+        let silent_ms = now_ms.wrapping_sub(connection.heard_ms);
+        let silence_max_ms = session.heartbeat.silence_max_ms(&rules);
+        if silent_ms < silence_max_ms {
+            self.wheel.set(conn.slot, self.now.plus_ms(u64::from(silence_max_ms - silent_ms)));
+        } else if !connection.probed {
+            connection.probed = true;
+            self.stats.probes.add(1);
+            self.wheel.set(conn.slot, self.now.plus_ms(u64::from(rules.probe_timeout_ms)));
+            self.answer(conn, &Frame::Ping(body::Ping { sent_us: self.now.0, rtt_us: 0 }));
+        } else {
+            let message = format!("nothing was heard for {silent_ms} ms, and a probe went unanswered");
+            self.refuse(conn, Refusal::closing(ErrorCode::IdleTimeout, message));
+        }
+    }
+}
+
+fn too_many_connections() -> Refusal {
+    let message = "this core holds as many connections as it may (limits.connections_per_shard, or the table of descriptors)";
+    Refusal { retry_after_ms: 1_000, ..Refusal::closing(ErrorCode::TooManyConnections, message) }
+}

@@ -1,0 +1,257 @@
+//! One core's whole state: its connections, who they are, what waits for them, and the groups that live here.
+//!
+//! Pure: a [`Machine`] that a reactor, or the simulation, drives. Where things live is arithmetic (`hash::home`), so nothing
+//! here is shared with other shards and there are no locks.
+#![forbid(unsafe_code)]
+
+mod addresses;
+mod connections;
+mod directory;
+mod drain;
+mod groups;
+mod hash;
+mod inbound;
+mod lifecycle;
+mod message;
+mod outbound;
+mod outbox;
+mod queue;
+mod route;
+mod timers;
+
+pub use message::{Arrival, Batch, Control, Message};
+
+use std::{collections::VecDeque, sync::Arc};
+
+use slab::Slab;
+
+use crate::{
+    ids::{ConnId, ShardId},
+    io::{Input, Machine, Output, Tick},
+    session::{Bucket, Rate, Rules},
+    stats::ShardStats,
+};
+use addresses::Addresses;
+use connections::Connections;
+use directory::Directory;
+use drain::Drain;
+use groups::{HomeGroups, LocalGroups};
+use hash::{Keyed, home};
+use outbound::{Outbound, Pool};
+use outbox::Outbox;
+use timers::Wheel;
+
+/// Timers that fire in one turn at most; the rest wait for the next.
+const TIMERS_PER_TURN: usize = 4096;
+
+/// Bounds of one shard. 0 means no limit where it says so.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub connections: u32,
+    /// Over the whole gateway; 0: no limit.
+    pub connections_per_address: u32,
+    /// 0: no limit.
+    pub logins_per_second: u32,
+    pub outbound_bytes_per_connection: usize,
+    pub outbound_bytes_per_shard: usize,
+    pub inbound_bytes_per_shard: usize,
+    pub groups_per_connection: u32,
+}
+
+/// Deadlines, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// From accept to LOGIN.
+    pub login_ms: u32,
+    /// One chunk into the kernel, while more waits.
+    pub write_ms: u32,
+    /// From our last byte to the peer's end.
+    pub linger_ms: u32,
+}
+
+/// What GOAWAY tells.
+#[derive(Clone, Debug)]
+pub struct GoawayRules {
+    pub delay_min_ms: u32,
+    pub delay_max_ms: u32,
+    pub alternatives: Vec<String>,
+}
+
+/// What a shard is made from.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub id: ShardId,
+    /// How many shards the gateway has.
+    pub shards: u16,
+    /// Secret, and the same for all shards.
+    pub hash_key: (u64, u64),
+    pub rules: Arc<Rules>,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    pub goaway: GoawayRules,
+}
+
+/// One core's state.
+pub struct Shard {
+    settings: Settings,
+    stats: Arc<ShardStats>,
+    keyed: Keyed,
+    now: Tick,
+    connections: Connections,
+    directory: Directory,
+    addresses: Addresses,
+    local_groups: LocalGroups,
+    home_groups: HomeGroups,
+    wheel: Wheel,
+    outbox: Outbox,
+    outbounds: Slab<Outbound>,
+    pool: Pool,
+    outbound_bytes: usize,
+    inbound_bytes: usize,
+    /// Connections with something to send and nothing in flight.
+    ready: Vec<ConnId>,
+    /// Connections whose chunk in flight keeps others waiting, with their write deadlines.
+    slow: VecDeque<(Tick, ConnId)>,
+    /// For the reactor, besides sends and posts.
+    outputs: VecDeque<Output<Message>>,
+    logins: Bucket,
+    logins_refilled: Tick,
+    last_epoch: u64,
+    drain: Option<Drain>,
+    scratch: Vec<u8>,
+}
+
+impl Shard {
+    /// Empty.
+    pub fn new(settings: Settings, stats: Arc<ShardStats>) -> Shard {
+        let keyed = Keyed::new(settings.hash_key.0, settings.hash_key.1);
+        Shard {
+            keyed,
+            now: Tick::default(),
+            connections: Connections::default(),
+            directory: Directory::new(keyed),
+            addresses: Addresses::default(),
+            local_groups: LocalGroups::new(keyed),
+            home_groups: HomeGroups::new(keyed),
+            wheel: Wheel::new(),
+            outbox: Outbox::new(settings.shards),
+            outbounds: Slab::new(),
+            pool: Pool::default(),
+            outbound_bytes: 0,
+            inbound_bytes: 0,
+            ready: Vec::new(),
+            slow: VecDeque::new(),
+            outputs: VecDeque::new(),
+            logins: Bucket::new(Rate { per_second: settings.limits.logins_per_second }),
+            logins_refilled: Tick::default(),
+            last_epoch: 0,
+            drain: None,
+            scratch: Vec::new(),
+            settings,
+            stats,
+        }
+    }
+
+    fn home(&self, hash: u64) -> ShardId {
+        home(hash, self.settings.shards)
+    }
+
+    fn is_me(&self, shard: ShardId) -> bool {
+        shard == self.settings.id
+    }
+
+    fn now_ms(&self) -> u32 {
+        self.now.as_ms() as u32
+    }
+
+    /// Makes the gauges true.
+    fn publish_gauges(&self) {
+        self.stats.connections.set(u64::from(self.connections.count()));
+        self.stats.clients.set(self.directory.clients() as u64);
+        self.stats.group_members.set(self.local_groups.memberships());
+        self.stats.outbound_bytes.set(self.outbound_bytes as u64);
+        self.stats.inbound_bytes.set(self.inbound_bytes as u64);
+        self.stats.mesh_backlog_bytes.set(self.outbox.backlog() as u64);
+    }
+
+    fn handle_posted(&mut self, from: ShardId, message: Message) {
+        match message {
+            Message::Batch(batch) => {
+                for item in &batch.items {
+                    self.handle_item(from, &batch, *item);
+                }
+                self.outbox.recycle(batch);
+            }
+            Message::Arrival(arrival) => self.address_left(arrival.address),
+            Message::Control(Control::Drain { within_ms }) => self.start_drain(within_ms),
+        }
+    }
+
+    /// An arrival whose connection is not there: only what it counted for is left to undo.
+    fn handle_lost_arrival(&mut self, message: Message) {
+        match message {
+            Message::Arrival(arrival) => self.address_left(arrival.address),
+            Message::Batch(_) | Message::Control(_) => unreachable!("connections travel with arrivals"),
+        }
+    }
+}
+
+impl Machine for Shard {
+    type Message = Message;
+
+    fn handle(&mut self, now: Tick, input: Input<'_, Message>) {
+        self.now = now;
+        match input {
+            Input::Accepted { conn, peer } => self.handle_accepted(conn, peer),
+            Input::Received { conn, bytes } => self.handle_received(conn, bytes),
+            Input::Sent { conn, chunk } => self.handle_sent(conn, chunk),
+            Input::Eof { conn } => self.handle_eof(conn),
+            Input::Broken { conn, errno } => self.handle_broken(conn, errno),
+            Input::Closed { conn } => self.handle_closed(conn),
+            Input::Adopted { conn, message: Message::Arrival(arrival), .. } => self.handle_adopted(conn, *arrival),
+            Input::MoveRefused { conn, message: Message::Arrival(arrival) } => self.handle_move_refused(conn, *arrival),
+            Input::AdoptFailed { message, .. } => self.handle_lost_arrival(message),
+            Input::Posted { from, message } => self.handle_posted(from, message),
+            Input::PostRefused { to, message: Message::Batch(batch) } => {
+                self.stats.posts_refused.add(1);
+                self.outbox.refused(to, batch);
+            }
+            Input::Adopted { .. } | Input::MoveRefused { .. } | Input::PostRefused { .. } => {
+                unreachable!("shards move connections with arrivals and post batches")
+            }
+            Input::Connected { .. } | Input::ConnectFailed { .. } => unreachable!("shards do not connect"),
+        }
+    }
+
+    fn handle_tick(&mut self, now: Tick) -> Option<Tick> {
+        self.now = now;
+        self.outbox.rewind();
+        for _ in 0..TIMERS_PER_TURN {
+            let Some(slot) = self.wheel.expire(now) else { break };
+            self.handle_timer(slot);
+        }
+        self.end_stalled();
+        let drain_at = self.advance_drain();
+        self.publish_gauges();
+        let slow_at = self.slow.front().map(|(at, _)| *at);
+        [self.wheel.next(), slow_at, drain_at].into_iter().flatten().min()
+    }
+
+    fn poll_output(&mut self) -> Option<Output<Message>> {
+        if let Some(output) = self.outputs.pop_front() {
+            return Some(output);
+        }
+        if let Some((conn, chunk)) = self.next_send() {
+            return Some(Output::Send { conn, chunk });
+        }
+        if let Some((to, batch)) = self.outbox.next() {
+            self.stats.posts.add(1);
+            return Some(Output::Post { to, message: Message::Batch(batch) });
+        }
+        self.drained().then_some(Output::Stop)
+    }
+
+    fn is_congested(&self) -> bool {
+        self.outbox.is_congested()
+    }
+}

@@ -1,0 +1,125 @@
+//! What waits for the other shards: at each moment one batch for each, and those that found the ring full.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+
+use super::message::{Batch, Item};
+use crate::ids::ShardId;
+
+/// Batches that are sent even though the turn goes on: keeps entries of the ring from growing without end.
+const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// Beyond this backlog for one shard, the connections are no longer read.
+pub const BACKLOG_BYTES_HIGH: usize = 1024 * 1024;
+/// Beyond this backlog for one shard, messages are dropped and counted.
+pub const BACKLOG_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Idle batches kept for reuse.
+const POOL_MAX: usize = 64;
+
+const _: () = assert!(BATCH_BYTES_MAX < BACKLOG_BYTES_HIGH && BACKLOG_BYTES_HIGH < BACKLOG_BYTES_MAX);
+
+#[derive(Debug, Default)]
+struct Lane {
+    /// Boxed as they travel.
+    #[expect(clippy::vec_box, reason = "a batch stays in its box from shard to shard")]
+    waiting: VecDeque<Box<Batch>>,
+    open: Option<Box<Batch>>,
+    backlog: usize,
+    /// The ring refused a batch in this turn.
+    blocked: bool,
+}
+
+/// All lanes of a shard.
+#[derive(Debug)]
+pub struct Outbox {
+    lanes: Vec<Lane>,
+    #[expect(clippy::vec_box, reason = "a batch stays in its box from shard to shard")]
+    pool: Vec<Box<Batch>>,
+    /// Where `next` looks first.
+    cursor: usize,
+    backlog: usize,
+}
+
+impl Outbox {
+    /// For a mesh of `shards`.
+    pub fn new(shards: u16) -> Outbox {
+        Outbox { lanes: (0..shards).map(|_| Lane::default()).collect(), pool: Vec::new(), cursor: 0, backlog: 0 }
+    }
+
+    /// Puts one item into the batch for a shard; `fill` puts its bytes into the batch and names them.
+    /// Returns false if it was dropped because the backlog is full.
+    #[must_use = "what was dropped must be counted"]
+    pub fn put(&mut self, to: ShardId, fill: impl FnOnce(&mut Batch) -> Item) -> bool {
+        let room = self.lanes[to.index()].backlog <= BACKLOG_BYTES_MAX;
+        if room {
+            self.put_vital(to, fill);
+        }
+        room
+    }
+
+    /// As `put`, for what would leave state behind that nobody cleans up if it were lost. Bounded by the connections,
+    /// memberships and messages with receipts that cause it.
+    pub fn put_vital(&mut self, to: ShardId, fill: impl FnOnce(&mut Batch) -> Item) {
+        let lane = &mut self.lanes[to.index()];
+        let batch = lane.open.get_or_insert_with(|| self.pool.pop().unwrap_or_default());
+        let before = batch.weight();
+        let item = fill(batch);
+        batch.items.push(item);
+        let after = batch.weight();
+        lane.backlog += after - before;
+        self.backlog += after - before;
+        if after >= BATCH_BYTES_MAX {
+            lane.waiting.extend(lane.open.take());
+        }
+    }
+
+    /// The next batch to post.
+    pub fn next(&mut self) -> Option<(ShardId, Box<Batch>)> {
+        while self.cursor < self.lanes.len() {
+            let lane = &mut self.lanes[self.cursor];
+            if !lane.blocked
+                && let Some(batch) = lane.waiting.pop_front().or_else(|| lane.open.take())
+            {
+                lane.backlog -= batch.weight();
+                self.backlog -= batch.weight();
+                return Some((ShardId(self.cursor as u16), batch));
+            }
+            self.cursor += 1;
+        }
+        None
+    }
+
+    /// Begins a new round of `next`, in which lanes that were blocked are tried again.
+    pub fn rewind(&mut self) {
+        self.cursor = 0;
+        for lane in &mut self.lanes {
+            lane.blocked = false;
+        }
+    }
+
+    /// The ring was full: the batch goes back to the front of its lane.
+    pub fn refused(&mut self, to: ShardId, batch: Box<Batch>) {
+        let lane = &mut self.lanes[to.index()];
+        lane.backlog += batch.weight();
+        self.backlog += batch.weight();
+        lane.waiting.push_front(batch);
+        lane.blocked = true;
+    }
+
+    /// Takes a batch that was worked through.
+    pub fn recycle(&mut self, mut batch: Box<Batch>) {
+        if self.pool.len() < POOL_MAX {
+            batch.clear(BATCH_BYTES_MAX);
+            self.pool.push(batch);
+        }
+    }
+
+    /// Bytes that wait, for all shards.
+    pub fn backlog(&self) -> usize {
+        self.backlog
+    }
+
+    /// Whether some lane is so full that no more input should come.
+    pub fn is_congested(&self) -> bool {
+        self.backlog > BACKLOG_BYTES_HIGH && self.lanes.iter().any(|lane| lane.backlog > BACKLOG_BYTES_HIGH)
+    }
+}

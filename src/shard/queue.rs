@@ -1,0 +1,164 @@
+//! Putting frames on connections: the outbound budgets, and what happens when they are used up.
+//!
+//! | full | a PUSH | an answer |
+//! |---|---|---|
+//! | the connection's budget | dropped, counted, told in SEND_OK | up to twice the budget; then SLOW_CONSUMER |
+//! | the shard's budget | dropped, counted, told in SEND_OK | as above |
+//! | a chunk in flight past the write deadline, others behind it | SLOW_CONSUMER | SLOW_CONSUMER |
+#![forbid(unsafe_code)]
+
+use super::{
+    Shard,
+    connections::{NONE, Phase},
+    outbound::{Framed, Outbound},
+};
+use crate::{
+    ids::ConnId,
+    io::Chunk,
+    wire::{ErrorCode, Frame, encode},
+};
+
+impl Shard {
+    /// Queues a PUSH on the connection in a slot. Returns false if a budget was used up and it was dropped.
+    pub(super) fn push(&mut self, slot: u32, frame: &mut Framed<'_>) -> bool {
+        let queued = match self.connections.at(slot).outbound {
+            NONE => 0,
+            index => self.outbounds[index as usize].bytes,
+        };
+        if queued + frame.len() > self.settings.limits.outbound_bytes_per_connection {
+            self.stats.dropped_connection_full.add(1);
+            return false;
+        }
+        if self.outbound_bytes + frame.len() > self.settings.limits.outbound_bytes_per_shard {
+            self.stats.dropped_shard_full.add(1);
+            return false;
+        }
+        self.append(slot, frame);
+        self.stats.pushes.add(1);
+        true
+    }
+
+    /// Queues an answer. A client that asks and asks and never reads is closed.
+    pub(super) fn answer(&mut self, conn: ConnId, frame: &Frame<'_>) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        if connection.phase == Phase::Closing || connection.phase == Phase::Lingering {
+            return;
+        }
+        let queued = if connection.outbound == NONE { 0 } else { self.outbounds[connection.outbound as usize].bytes };
+        if queued > 2 * self.settings.limits.outbound_bytes_per_connection && connection.phase == Phase::Active {
+            self.end_slow(conn, "its answers reached twice the outbound budget, unread");
+            return;
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        encode(frame, &mut scratch);
+        self.append(conn.slot, &mut Framed::new(&scratch));
+        self.scratch = scratch;
+    }
+
+    fn append(&mut self, slot: u32, frame: &mut Framed<'_>) {
+        let connection = self.connections.at_mut(slot);
+        let conn = ConnId { slot, generation: connection.generation };
+        if connection.outbound == NONE {
+            connection.outbound = self.outbounds.insert(Outbound::new(&mut self.pool)) as u32;
+        }
+        let outbound = &mut self.outbounds[connection.outbound as usize];
+        let was_empty = outbound.is_empty();
+        outbound.push(frame);
+        self.outbound_bytes += frame.len();
+        match outbound.in_flight_since {
+            None if was_empty => self.ready.push(conn),
+            None => {}
+            Some(since) if !outbound.watched => {
+                outbound.watched = true;
+                self.slow.push_back((since.plus_ms(u64::from(self.settings.timeouts.write_ms)), conn));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// The next chunk to hand to the reactor.
+    pub(super) fn next_send(&mut self) -> Option<(ConnId, Chunk)> {
+        while let Some(conn) = self.ready.pop() {
+            let Some(connection) = self.connections.get(conn) else { continue };
+            if connection.outbound == NONE || connection.phase == Phase::Closing {
+                continue;
+            }
+            if let Some(chunk) = self.outbounds[connection.outbound as usize].next(self.now) {
+                return Some((conn, chunk));
+            }
+        }
+        None
+    }
+
+    pub(super) fn handle_sent(&mut self, conn: ConnId, chunk: Chunk) {
+        let bytes = chunk.as_slice().len();
+        self.stats.bytes_out.add(bytes as u64);
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let index = connection.outbound as usize;
+        let outbound = self.outbounds.get_mut(index).expect("a chunk in flight keeps its queue");
+        outbound.sent(chunk, &mut self.pool);
+        self.outbound_bytes -= bytes;
+        if !outbound.is_empty() {
+            self.ready.push(conn);
+            return;
+        }
+        connection.outbound = NONE;
+        let flushing = connection.phase == Phase::Flushing;
+        self.outbounds.remove(index).retire(&mut self.pool);
+        if flushing {
+            self.finish(conn);
+        }
+    }
+
+    /// Forgets what waits for a connection.
+    pub(super) fn discard_outbound(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let index = std::mem::replace(&mut connection.outbound, NONE);
+        if index != NONE {
+            let outbound = self.outbounds.remove(index as usize);
+            self.outbound_bytes -= outbound.bytes;
+            outbound.retire(&mut self.pool);
+        }
+    }
+
+    /// Ends connections whose chunk in flight has kept others waiting for too long.
+    pub(super) fn end_stalled(&mut self) {
+        let write_ms = u64::from(self.settings.timeouts.write_ms);
+        while let Some(&(at, conn)) = self.slow.front() {
+            if at > self.now {
+                return;
+            }
+            self.slow.pop_front();
+            let Some(connection) = self.connections.get(conn).filter(|connection| connection.outbound != NONE) else { continue };
+            let outbound = &mut self.outbounds[connection.outbound as usize];
+            match outbound.in_flight_since {
+                None => outbound.watched = false,
+                Some(since) if since.plus_ms(write_ms) > self.now => self.slow.push_back((since.plus_ms(write_ms), conn)),
+                Some(_) => self.end_slow(conn, "it took no bytes until the write deadline"),
+            }
+        }
+    }
+
+    /// Whether a chunk in flight is past the write deadline.
+    pub(super) fn is_stalled(&self, slot: u32) -> bool {
+        let index = self.connections.at(slot).outbound;
+        let since = if index == NONE { None } else { self.outbounds[index as usize].in_flight_since };
+        since.is_some_and(|since| since.plus_ms(u64::from(self.settings.timeouts.write_ms)) <= self.now)
+    }
+
+    /// Closes a connection that does not read: what waits is dropped, the ERROR is behind the chunk in flight.
+    pub(super) fn end_slow(&mut self, conn: ConnId, why: &str) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        if connection.phase != Phase::Active {
+            return;
+        }
+        if connection.outbound != NONE {
+            let dropped = self.outbounds[connection.outbound as usize].drop_waiting();
+            self.outbound_bytes -= dropped;
+        }
+        let message = format!("this connection does not read fast enough: {why}");
+        self.refuse(conn, crate::session::Refusal::closing(ErrorCode::SlowConsumer, message));
+        self.shorten_flush(conn);
+    }
+}

@@ -1,0 +1,278 @@
+//! From a SEND to the connections of its receivers, and what comes back.
+#![forbid(unsafe_code)]
+
+use super::{
+    Shard,
+    connections::NONE,
+    groups::Joined,
+    message::{Batch, Item, Receipt, Tally},
+    outbound::Framed,
+};
+use crate::{
+    ids::{ConnId, ShardId},
+    session::{Refusal, Target},
+    wire::{ErrorCode, Frame, FrameType, PushRef, SendRef, body, encode},
+};
+
+impl Shard {
+    /// Routes a SEND of one of our sessions.
+    pub(super) fn route(&mut self, conn: ConnId, target: Target<'_>, send: &SendRef<'_>) {
+        let receipt = send.receipt.then_some(Receipt { shard: self.settings.id, conn, client_msg_id: send.client_msg_id });
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        let sender = self.connections.at(conn.slot);
+        let push = PushRef {
+            channel: send.channel,
+            from_client: sender.names.client(),
+            from_device: sender.names.device(),
+            client_msg_id: send.client_msg_id,
+            payload: send.payload,
+        };
+        encode(&Frame::Push(push), &mut scratch);
+        match target {
+            Target::User(client) => {
+                self.stats.sends_user.add(1);
+                self.send_to_user(client, &scratch, receipt);
+            }
+            Target::Group(group) => {
+                self.stats.sends_group.add(1);
+                let except = (!send.include_sender).then_some((self.settings.id, conn));
+                self.send_to_group(group, &scratch, except, receipt);
+            }
+        }
+        // An answer that was written meanwhile used a scratch of its own; the larger one is kept.
+        if scratch.capacity() > self.scratch.capacity() {
+            self.scratch = scratch;
+        }
+    }
+
+    fn send_to_user(&mut self, client: &str, frame: &[u8], receipt: Option<Receipt>) {
+        let hash = self.keyed.name(client);
+        let home = self.home(hash);
+        if self.is_me(home) {
+            let tally = self.deliver(hash, client, &mut Framed::new(frame));
+            self.report(receipt, tally);
+        } else if !self.outbox.put(home, |batch| {
+            let (client, frame) = (batch.put(client.as_bytes()), batch.put(frame));
+            Item::Deliver { client, frame, hash, receipt }
+        }) {
+            self.dropped_on_mesh(receipt);
+        }
+    }
+
+    fn send_to_group(&mut self, group: &str, frame: &[u8], except: Option<(ShardId, ConnId)>, receipt: Option<Receipt>) {
+        let home = self.home(self.keyed.name(group));
+        if self.is_me(home) {
+            self.publish(group, frame, except, receipt);
+        } else if !self.outbox.put(home, |batch| {
+            let (group, frame) = (batch.put(group.as_bytes()), batch.put(frame));
+            Item::Publish { group, frame, except, receipt }
+        }) {
+            self.dropped_on_mesh(receipt);
+        }
+    }
+
+    fn dropped_on_mesh(&mut self, receipt: Option<Receipt>) {
+        self.stats.dropped_mesh_full.add(1);
+        self.report(receipt, Tally { reached: 0, dropped: 1 });
+    }
+
+    /// Queues a PUSH on all connections of a client that is at home here.
+    fn deliver(&mut self, hash: u64, client: &str, frame: &mut Framed<'_>) -> Tally {
+        let mut tally = Tally::default();
+        let mut slot = self.directory.first(hash, client, &self.connections);
+        if slot == NONE {
+            self.stats.unreachable.add(1);
+        }
+        while slot != NONE {
+            if self.push(slot, frame) {
+                tally.reached += 1;
+            } else {
+                tally.dropped += 1;
+            }
+            slot = self.connections.at(slot).next_device;
+        }
+        tally
+    }
+
+    /// Sends a message of a group that is at home here to all shards that have members.
+    fn publish(&mut self, group: &str, frame: &[u8], except: Option<(ShardId, ConnId)>, receipt: Option<Receipt>) {
+        let shards = self.home_groups.shards(group).to_vec();
+        let count = match receipt {
+            Some(receipt) if shards.is_empty() => {
+                self.report(Some(receipt), Tally::default());
+                None
+            }
+            Some(receipt) => {
+                let count = self.home_groups.count(shards.len(), receipt);
+                self.stats.receipts_lost.add(u64::from(count.is_none()));
+                count
+            }
+            None => None,
+        };
+        for shard in shards {
+            let except = except.and_then(|(their_shard, conn)| (their_shard == shard).then_some(conn));
+            if self.is_me(shard) {
+                let tally = self.fan_out(group, frame, except);
+                self.counted(count, tally);
+            } else if !self.outbox.put(shard, |batch| {
+                let (group, frame) = (batch.put(group.as_bytes()), batch.put(frame));
+                Item::Fanout { group, frame, except, count }
+            }) {
+                self.stats.dropped_mesh_full.add(1);
+                self.counted(count, Tally { reached: 0, dropped: 1 });
+            }
+        }
+    }
+
+    /// Queues a PUSH on all members on this shard.
+    fn fan_out(&mut self, group: &str, frame: &[u8], except: Option<ConnId>) -> Tally {
+        let mut tally = Tally::default();
+        let Some(index) = self.local_groups.find(group) else { return tally };
+        let members = self.local_groups.take_members(index);
+        let except = except.filter(|conn| self.connections.get(*conn).is_some()).map_or(NONE, |conn| conn.slot);
+        let mut framed = Framed::new(frame);
+        for &slot in &members {
+            if slot == except {
+                continue;
+            }
+            if self.push(slot, &mut framed) {
+                tally.reached += 1;
+            } else {
+                tally.dropped += 1;
+            }
+        }
+        self.local_groups.return_members(index, members);
+        tally
+    }
+
+    fn counted(&mut self, count: Option<u32>, tally: Tally) {
+        if let Some(count) = count
+            && let Some((receipt, tally)) = self.home_groups.counted(count, tally)
+        {
+            self.report(Some(receipt), tally);
+        }
+    }
+
+    /// Tells the sender what its message came to, if it asked.
+    fn report(&mut self, receipt: Option<Receipt>, tally: Tally) {
+        let Some(Receipt { shard, conn, client_msg_id }) = receipt else { return };
+        if self.is_me(shard) {
+            let Tally { reached, dropped } = tally;
+            self.answer(conn, &Frame::SendOk(body::SendOk { client_msg_id, reached, dropped }));
+        } else if !self.outbox.put(shard, |_| Item::Reached { conn, client_msg_id, tally }) {
+            self.stats.receipts_lost.add(1);
+        }
+    }
+
+    /// Makes a session a member of a group; JOIN_OK follows when messages are sure to come.
+    pub(super) fn join(&mut self, conn: ConnId, group: String) {
+        let groups_max = self.settings.limits.groups_per_connection;
+        let connection = self.connections.at(conn.slot);
+        let groups = connection.extra.as_ref().map_or(&[][..], |extra| &extra.groups);
+        if let Some(index) = self.local_groups.find(&group)
+            && groups.iter().any(|membership| membership.group == index)
+        {
+            // A repeated JOIN; if the first one still waits, both are answered by its JOIN_OK.
+            if self.local_groups.is_subscribed(index) {
+                self.answer(conn, &Frame::JoinOk(body::JoinOk { group }));
+            }
+            return;
+        }
+        if groups.len() >= groups_max as usize {
+            let message =
+                format!("this connection is in {groups_max} groups, as many as one may be (limits.groups_per_connection)");
+            self.refuse(conn, Refusal::answer(ErrorCode::TooManyGroups, FrameType::Join, message));
+            return;
+        }
+        match self.local_groups.join(&group, conn, &mut self.connections) {
+            Joined::Now => self.answer(conn, &Frame::JoinOk(body::JoinOk { group })),
+            Joined::Later => {}
+            Joined::Subscribe { ticket } => self.subscribe(&group, ticket),
+        }
+    }
+
+    fn subscribe(&mut self, group: &str, ticket: u32) {
+        let home = self.home(self.keyed.name(group));
+        if self.is_me(home) {
+            self.home_groups.subscribe(group, home);
+            self.subscribed(group, ticket);
+        } else {
+            self.outbox.put_vital(home, |batch| Item::Subscribe { group: batch.put(group.as_bytes()), ticket });
+        }
+    }
+
+    fn subscribed(&mut self, group: &str, ticket: u32) {
+        for conn in self.local_groups.subscribed(group, ticket) {
+            self.answer(conn, &Frame::JoinOk(body::JoinOk { group: group.to_owned() }));
+        }
+    }
+
+    /// Ends a membership, if there is one.
+    pub(super) fn leave(&mut self, conn: ConnId, group: String) {
+        if let Some(index) = self.local_groups.find(&group)
+            && let Some(extra) = &mut self.connections.at_mut(conn.slot).extra
+            && let Some(at) = extra.groups.iter().position(|membership| membership.group == index)
+        {
+            let membership = extra.groups.swap_remove(at);
+            if self.local_groups.leave(membership, &mut self.connections) {
+                self.unsubscribe(index);
+            }
+            self.connections.at_mut(conn.slot).trim();
+        }
+        self.answer(conn, &Frame::LeaveOk(body::LeaveOk { group }));
+    }
+
+    /// Ends all memberships of a connection.
+    pub(super) fn leave_all(&mut self, conn: ConnId) {
+        let Some(extra) = &mut self.connections.at_mut(conn.slot).extra else { return };
+        for membership in std::mem::take(&mut extra.groups) {
+            if self.local_groups.leave(membership, &mut self.connections) {
+                self.unsubscribe(membership.group);
+            }
+        }
+    }
+
+    fn unsubscribe(&mut self, index: u32) {
+        let group = self.local_groups.close(index);
+        let home = self.home(self.keyed.name(&group));
+        if self.is_me(home) {
+            self.home_groups.unsubscribe(&group, home);
+        } else {
+            self.outbox.put_vital(home, |batch| Item::Unsubscribe { group: batch.put(group.as_bytes()) });
+        }
+    }
+
+    /// Takes one item of another shard's batch.
+    pub(super) fn handle_item(&mut self, from: ShardId, batch: &Batch, item: Item) {
+        match item {
+            Item::Deliver { client, frame, hash, receipt } => {
+                let tally = self.deliver(hash, batch.name(client), &mut Framed::new(batch.bytes(frame)));
+                self.report(receipt, tally);
+            }
+            Item::Publish { group, frame, except, receipt } => {
+                self.publish(batch.name(group), batch.bytes(frame), except, receipt);
+            }
+            Item::Fanout { group, frame, except, count } => {
+                let tally = self.fan_out(batch.name(group), batch.bytes(frame), except);
+                if let Some(count) = count {
+                    self.outbox.put_vital(from, |_| Item::Counted { count, tally });
+                }
+            }
+            Item::Counted { count, tally } => self.counted(Some(count), tally),
+            Item::Reached { conn, client_msg_id, tally } => {
+                self.report(Some(Receipt { shard: self.settings.id, conn, client_msg_id }), tally);
+            }
+            Item::Subscribe { group, ticket } => {
+                let group = batch.name(group);
+                self.home_groups.subscribe(group, from);
+                self.outbox.put_vital(from, |back| Item::Subscribed { group: back.put(group.as_bytes()), ticket });
+            }
+            Item::Subscribed { group, ticket } => self.subscribed(batch.name(group), ticket),
+            Item::Unsubscribe { group } => self.home_groups.unsubscribe(batch.name(group), from),
+            Item::Arrived { address, conn } => self.handle_address_arrived(from, address, conn),
+            Item::Admitted { address, conn, granted } => self.handle_admitted(conn, address, granted),
+            Item::Left { address } => self.handle_address_left(address),
+        }
+    }
+}
