@@ -31,3 +31,4 @@ macro_rules! contract {
 }
 
 contract!(Epoll as epoll);
+contract!(Uring as uring);

@@ -2,9 +2,13 @@
 //! differs is behind [`Backend`], and `tests/reactor_contract.rs` holds all drivers to the same behaviour.
 #![deny(unsafe_code)]
 
+#[allow(unsafe_code, reason = "one of the two fenced places: memory shared with the kernel")]
+mod buffers;
 #[allow(unsafe_code, reason = "one of the two fenced places: a system call that nix does not wrap")]
 mod epoll;
 pub mod socket;
+#[allow(unsafe_code, reason = "one of the two fenced places: memory that operations in flight use")]
+mod uring;
 
 use std::{
     collections::HashMap,
@@ -186,6 +190,12 @@ impl Peers {
         }
     }
 
+    /// The descriptor of a shard's io_uring, if it has one.
+    fn ring_of(&self, shard: ShardId) -> Option<i32> {
+        let descriptor = self.ring_fds.get(shard.index())?.load(Ordering::Acquire);
+        (descriptor >= 0).then_some(descriptor)
+    }
+
     /// Gives `connections` back to, or first of all to, a shard's room.
     fn give_room(&self, shard: ShardId, connections: u32) {
         self.rooms[shard.index()].0.fetch_add(connections, Ordering::Relaxed);
@@ -216,7 +226,11 @@ pub fn run<M: Machine>(
             ready()?;
             drive(machine, &mut backend, &mut port, clock)
         }
-        Kind::Uring => Err(io::Error::new(io::ErrorKind::Unsupported, "this build has no io_uring reactor; use --reactor epoll")),
+        Kind::Uring => {
+            let mut backend = uring::Uring::new(setup, port.id(), port.bell().as_fd())?;
+            ready()?;
+            drive(machine, &mut backend, &mut port, clock)
+        }
     }
 }
 

@@ -1,0 +1,211 @@
+//! Receiving: step by step until the machine keeps the connection, then by a multishot receive; into shared buffers, in order, and
+//! only while the machine takes bytes.
+
+use io_uring::cqueue;
+
+use super::{
+    super::{Event, Sink, buffers::NO_BUFFER},
+    Owed, Uring, ops,
+    table::{Flags, Phase},
+};
+use crate::ids::ConnId;
+
+impl Uring {
+    /// Receives from `conn` again with the next submission, if it is still there and wants to.
+    pub(super) fn resume(&mut self, conn: ConnId) {
+        if let Some(slot) = self.table.get(conn)
+            && !slot.flags.has(Flags::RESUMING)
+        {
+            slot.flags.set(Flags::RESUMING);
+            self.resuming.push(conn);
+        }
+    }
+
+    /// Arms what is due: connections that found no buffer, as many as there are buffers now, and those that go on.
+    pub(super) fn resume_receiving(&mut self) {
+        let mut buffers = self.buffers.free();
+        while buffers > 0
+            && let Some(conn) = self.parked.pop_front()
+        {
+            if self.table.get(conn).is_some_and(|slot| slot.flags.clear(Flags::PARKED)) {
+                self.arm_receive(conn);
+                buffers -= 1;
+            }
+        }
+        let mut resuming = std::mem::take(&mut self.resuming);
+        for conn in resuming.drain(..) {
+            if self.table.get(conn).is_some_and(|slot| slot.flags.clear(Flags::RESUMING)) {
+                self.arm_receive(conn);
+            }
+        }
+        self.resuming = resuming;
+    }
+
+    fn arm_receive(&mut self, conn: ConnId) {
+        let Some(slot) = self.table.get(conn) else { return };
+        if slot.flags.has(Flags::RECEIVING) || slot.flags.has(Flags::PARKED) || slot.flags.has(Flags::ENDED) {
+            return;
+        }
+        let entry = match slot.phase {
+            // The machine has not seen the last step yet.
+            Phase::Stepping if slot.queue != NO_BUFFER => return,
+            Phase::Stepping => ops::receive_one(conn),
+            Phase::Streaming => ops::receive_many(conn),
+            Phase::Free | Phase::Naming | Phase::Connecting | Phase::Leaving | Phase::Closing | Phase::Vacating => return,
+        };
+        slot.flags.set(Flags::RECEIVING);
+        self.push(entry);
+    }
+
+    /// Bytes came, or the end, or an error. `room`: the budget of events is not used up.
+    pub(super) fn received(&mut self, conn: ConnId, result: i32, flags: u32, room: bool, sink: &mut impl Sink) -> usize {
+        let slot = self.table.get(conn).expect("a connection outlives its operations");
+        if !cqueue::more(flags) {
+            slot.flags.clear(Flags::RECEIVING);
+        }
+        let buffer = cqueue::buffer_select(flags);
+        if let Some(id) = buffer {
+            self.buffers.take(id, result.max(0) as u32);
+            if result <= 0 || slot.phase == Phase::Closing {
+                self.buffers.give_back(id);
+            }
+        }
+        match slot.phase {
+            Phase::Stepping | Phase::Streaming => {}
+            Phase::Closing => {
+                self.close_when_still(conn);
+                return 0;
+            }
+            Phase::Leaving if matches!(-result, libc::ECANCELED | libc::ENOBUFS) => {
+                self.send_away(conn);
+                return 0;
+            }
+            // Something came before the receive could be cancelled: it stays, and the machine is told of that first.
+            Phase::Leaving => {
+                slot.phase = Phase::Stepping;
+                self.owed.push_back(Owed::MoveRefused(conn));
+                match (u32::try_from(result), buffer) {
+                    (Ok(1..), Some(id)) => slot.queue = self.buffers.enqueue(slot.queue, id),
+                    (Ok(_), _) => slot.flags.set(Flags::ENDED.and(Flags::OWES_EOF)),
+                    (Err(_), _) => slot.break_with(-result),
+                }
+                return 0;
+            }
+            Phase::Free | Phase::Naming | Phase::Connecting | Phase::Vacating => {
+                unreachable!("a receive ended in phase {:?}", slot.phase)
+            }
+        }
+        match (result, buffer) {
+            (1.., Some(id)) => self.bytes(conn, id, !cqueue::more(flags), room, sink),
+            (0.., _) => {
+                slot.flags.set(Flags::ENDED.and(Flags::OWES_EOF));
+                self.settle(conn, sink)
+            }
+            (error, _) => self.receive_failed(conn, -error, sink),
+        }
+    }
+
+    fn bytes(&mut self, conn: ConnId, id: u16, last: bool, room: bool, sink: &mut impl Sink) -> usize {
+        let slot = self.table.get(conn).expect("the caller has looked");
+        let now = room && slot.queue == NO_BUFFER && sink.takes_bytes();
+        if now {
+            sink.event(Event::Received { conn, bytes: self.buffers.bytes(id) });
+            self.buffers.give_back(id);
+        } else {
+            slot.queue = self.buffers.enqueue(slot.queue, id);
+            self.mark_ready(conn);
+        }
+        if last {
+            self.resume(conn);
+        }
+        usize::from(now)
+    }
+
+    fn receive_failed(&mut self, conn: ConnId, errno: i32, sink: &mut impl Sink) -> usize {
+        let slot = self.table.get(conn).expect("the caller has looked");
+        match errno {
+            // A send failed, and its error waited for this.
+            _ if slot.flags.has(Flags::BROKEN) => self.settle(conn, sink),
+            libc::ENOBUFS => {
+                slot.flags.set(Flags::PARKED);
+                self.parked.push_back(conn);
+                0
+            }
+            libc::ECANCELED | libc::EINTR | libc::EAGAIN => {
+                self.resume(conn);
+                0
+            }
+            errno => {
+                slot.break_with(errno);
+                self.settle(conn, sink)
+            }
+        }
+    }
+
+    /// A send failed: the connection is beyond use, which is told behind the bytes that came before.
+    pub(super) fn fail(&mut self, conn: ConnId, errno: i32, sink: &mut impl Sink) -> usize {
+        let slot = self.table.get(conn).expect("the caller has looked");
+        if slot.flags.has(Flags::BROKEN) {
+            return 0;
+        }
+        slot.break_with(errno);
+        if slot.flags.has(Flags::RECEIVING) {
+            self.push(ops::cancel_receive(conn));
+            return 0;
+        }
+        self.settle(conn, sink)
+    }
+
+    /// Tells the end of the connection, once all bytes before it are delivered.
+    fn settle(&mut self, conn: ConnId, sink: &mut impl Sink) -> usize {
+        let slot = self.table.get(conn).expect("the caller has looked");
+        if slot.queue != NO_BUFFER {
+            self.mark_ready(conn);
+            return 0;
+        }
+        let mut events = 0;
+        if slot.flags.clear(Flags::OWES_EOF) {
+            sink.event(Event::Eof { conn });
+            events += 1;
+        }
+        if !slot.flags.has(Flags::RECEIVING) && slot.flags.clear(Flags::OWES_BROKEN) {
+            sink.event(Event::Broken { conn, errno: slot.errno.into() });
+            events += 1;
+        }
+        events
+    }
+
+    /// Puts `conn` on the list of those that have something for the machine, if it has.
+    pub(super) fn mark_ready(&mut self, conn: ConnId) {
+        if let Some(slot) = self.table.get(conn)
+            && !slot.flags.has(Flags::READY)
+            && (slot.queue != NO_BUFFER || slot.flags.has(Flags::OWES_EOF) || slot.flags.has(Flags::OWES_BROKEN))
+        {
+            slot.flags.set(Flags::READY);
+            self.ready.push_back(conn);
+        }
+    }
+
+    /// Delivers bytes that waited, connection by connection.
+    pub(super) fn deliver_ready(&mut self, budget: usize, sink: &mut impl Sink) -> usize {
+        let mut events = 0;
+        while events < budget && sink.takes_bytes() {
+            let Some(conn) = self.ready.pop_front() else { break };
+            let Some(slot) = self.table.get(conn) else { continue };
+            if !slot.flags.clear(Flags::READY) {
+                continue;
+            }
+            if let Some((id, rest)) = self.buffers.dequeue(slot.queue) {
+                slot.queue = rest;
+                sink.event(Event::Received { conn, bytes: self.buffers.bytes(id) });
+                self.buffers.give_back(id);
+                events += 1;
+                if rest == NO_BUFFER {
+                    self.resume(conn);
+                }
+            }
+            events += self.settle(conn, sink);
+        }
+        events
+    }
+}

@@ -1,0 +1,160 @@
+//! What the reactor knows of each slot: 16 bytes, whether a connection is in it or not.
+
+use super::super::buffers::NO_BUFFER;
+use crate::ids::ConnId;
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No connection, and nothing in flight.
+    Free,
+    /// Accepted; its peer's address is asked for.
+    Naming,
+    /// An outgoing connection is being made.
+    Connecting,
+    /// Accepted, and received from step by step.
+    Stepping,
+    /// Received from at full speed.
+    Streaming,
+    /// On its way to another ring.
+    Leaving,
+    /// The machine closes it and waits for the answer: what is in flight ends first, then the descriptor is closed.
+    Closing,
+    /// The descriptor is being closed, and nobody waits for it.
+    Vacating,
+}
+
+/// A set of facts about a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Flags(u16);
+
+impl Flags {
+    pub(super) const NONE: Flags = Flags(0);
+    /// A receive is in flight.
+    pub(super) const RECEIVING: Flags = Flags(1);
+    /// A send is in flight; `cargo` says where its chunk is.
+    pub(super) const SENDING: Flags = Flags(1 << 1);
+    /// A shutdown is in flight.
+    pub(super) const FINISHING: Flags = Flags(1 << 2);
+    /// What must have ended before the descriptor is closed or moved.
+    pub(super) const IN_FLIGHT: Flags = Flags::RECEIVING.and(Flags::SENDING).and(Flags::FINISHING);
+    /// In the list of those that wait for receive buffers.
+    pub(super) const PARKED: Flags = Flags(1 << 3);
+    /// In the list of those that have bytes for the machine.
+    pub(super) const READY: Flags = Flags(1 << 4);
+    /// In the list of those whose receiving goes on with the next submission.
+    pub(super) const RESUMING: Flags = Flags(1 << 5);
+    /// The peer has ended its direction, or the connection is beyond use: there is no more to receive.
+    pub(super) const ENDED: Flags = Flags(1 << 6);
+    /// `Eof` is still to be told, behind the bytes that wait.
+    pub(super) const OWES_EOF: Flags = Flags(1 << 7);
+    /// `Broken` was told, or is to be: `errno` says which.
+    pub(super) const BROKEN: Flags = Flags(1 << 8);
+    /// `Broken` is still to be told, behind the bytes that wait and after the receive in flight.
+    pub(super) const OWES_BROKEN: Flags = Flags(1 << 9);
+
+    pub(super) const fn and(self, more: Flags) -> Flags {
+        Flags(self.0 | more.0)
+    }
+
+    pub(super) fn has(self, any: Flags) -> bool {
+        self.0 & any.0 != 0
+    }
+
+    pub(super) fn set(&mut self, flags: Flags) {
+        self.0 |= flags.0;
+    }
+
+    /// Returns whether any of them was set.
+    pub(super) fn clear(&mut self, flags: Flags) -> bool {
+        let any = self.has(flags);
+        self.0 &= !flags.0;
+        any
+    }
+}
+
+/// One slot of the table of direct descriptors.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot {
+    /// Of the connection in it, or of the next one.
+    pub(super) generation: u32,
+    /// Which memory of this connection the kernel uses, by phase: the peer's address, the connecting socket's record, the chunk in
+    /// flight; while it leaves, the shard it goes to.
+    pub(super) cargo: u32,
+    /// The last of the buffers that wait for the machine.
+    pub(super) queue: u16,
+    pub(super) flags: Flags,
+    pub(super) phase: Phase,
+    /// Why it is broken.
+    pub(super) errno: u8,
+}
+
+const _: () = assert!(size_of::<Slot>() == 16);
+
+impl Slot {
+    /// The connection is beyond use.
+    pub(super) fn break_with(&mut self, errno: i32) {
+        self.flags.set(Flags::ENDED.and(Flags::BROKEN).and(Flags::OWES_BROKEN));
+        // Linux has no socket error above 133.
+        self.errno = u8::try_from(errno).unwrap_or(libc::EIO as u8);
+    }
+}
+
+/// All slots of a reactor.
+pub(super) struct Table {
+    slots: Vec<Slot>,
+    used: u32,
+}
+
+impl Table {
+    pub(super) fn new(slots: u32) -> Table {
+        let empty = Slot { generation: 0, cargo: 0, queue: NO_BUFFER, flags: Flags::NONE, phase: Phase::Free, errno: 0 };
+        Table { slots: vec![empty; slots as usize], used: 0 }
+    }
+
+    /// How many slots hold no connection.
+    pub(super) fn free(&self) -> u32 {
+        self.slots.len() as u32 - self.used
+    }
+
+    /// The slot of a connection that is there; `None` when the id is of one that was.
+    pub(super) fn get(&mut self, conn: ConnId) -> Option<&mut Slot> {
+        let slot = &mut self.slots[conn.slot as usize];
+        (slot.generation == conn.generation && slot.phase != Phase::Free).then_some(slot)
+    }
+
+    /// Puts a connection into the slot that the kernel chose.
+    pub(super) fn occupy(&mut self, slot: u32, phase: Phase, cargo: u32) -> ConnId {
+        let entry = &mut self.slots[slot as usize];
+        assert!(entry.phase == Phase::Free, "the kernel gave slot {slot} away while it was {:?}", entry.phase);
+        entry.phase = phase;
+        entry.cargo = cargo;
+        self.used += 1;
+        ConnId { slot, generation: entry.generation }
+    }
+
+    /// The descriptor is closed: the id is dead.
+    pub(super) fn vacate(&mut self, conn: ConnId) {
+        let entry = &mut self.slots[conn.slot as usize];
+        assert!(entry.generation == conn.generation && entry.queue == NO_BUFFER && !entry.flags.has(Flags::IN_FLIGHT));
+        let generation = (entry.generation + 1) % ConnId::GENERATIONS;
+        *entry = Slot { generation, cargo: 0, queue: NO_BUFFER, flags: Flags::NONE, phase: Phase::Free, errno: 0 };
+        self.used -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_dies_with_its_connection() {
+        let mut table = Table::new(2);
+        let first = table.occupy(1, Phase::Streaming, 0);
+        assert_eq!((table.free(), table.get(first).map(|slot| slot.phase)), (1, Some(Phase::Streaming)));
+        table.vacate(first);
+        let second = table.occupy(1, Phase::Stepping, 0);
+        assert!(table.get(first).is_none());
+        assert_eq!(table.get(second).map(|slot| slot.phase), Some(Phase::Stepping));
+    }
+}

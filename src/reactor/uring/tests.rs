@@ -1,0 +1,181 @@
+//! What only this driver does. What all drivers do alike is in `tests/reactor_contract.rs`.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::{Arc, Barrier},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::super::{Clock, Envelope, Kind, Peers, Setup, run, socket};
+use crate::{
+    ids::{ConnId, ShardId},
+    io::{Chunk, Input, Machine, Output, Tick},
+    mesh,
+};
+
+/// Moves a connection to the shard that its first byte names, keeps it there, and echoes.
+#[derive(Default)]
+struct Echo {
+    shard: u16,
+    outputs: VecDeque<Output<Vec<u8>>>,
+    unsettled: HashSet<ConnId>,
+    /// Bytes to send, and whether some are in flight.
+    backlog: HashMap<ConnId, (Vec<u8>, bool)>,
+    refused: u32,
+    stop_at: Option<Tick>,
+}
+
+impl Echo {
+    fn echo(&mut self, conn: ConnId, bytes: &[u8]) {
+        let (backlog, busy) = self.backlog.entry(conn).or_default();
+        backlog.extend_from_slice(bytes);
+        if !*busy && !backlog.is_empty() {
+            *busy = true;
+            self.outputs.push_back(Output::Send { conn, chunk: Chunk::Owned(std::mem::take(backlog)) });
+        }
+    }
+}
+
+impl Machine for Echo {
+    type Message = Vec<u8>;
+
+    fn handle(&mut self, now: Tick, input: Input<'_, Vec<u8>>) {
+        match input {
+            Input::Accepted { conn, peer } => {
+                assert!(peer.is_loopback());
+                self.unsettled.insert(conn);
+            }
+            Input::Received { conn, bytes } if bytes == b"stop" => {
+                self.outputs.push_back(Output::Close { conn });
+                self.stop_at = Some(Tick(now.0 + 20_000));
+                (0..2).for_each(|to| self.outputs.push_back(Output::Post { to: ShardId(to), message: b"stop".to_vec() }));
+            }
+            Input::Received { conn, bytes } if self.unsettled.remove(&conn) => {
+                let to = u16::from(bytes[0] - b'0');
+                if to == self.shard {
+                    self.outputs.push_back(Output::Stay { conn });
+                    self.echo(conn, bytes);
+                } else {
+                    self.outputs.push_back(Output::Move { conn, to: ShardId(to), message: bytes.to_vec() });
+                }
+            }
+            Input::Received { conn, bytes } => self.echo(conn, bytes),
+            Input::Adopted { conn, from, message } => {
+                assert_ne!(from.0, self.shard);
+                self.echo(conn, &message);
+            }
+            Input::MoveRefused { conn, message } => {
+                self.refused += 1;
+                self.outputs.push_back(Output::Stay { conn });
+                self.echo(conn, &message);
+            }
+            Input::Sent { conn, .. } => {
+                self.backlog.get_mut(&conn).expect("was sent").1 = false;
+                self.echo(conn, b"");
+            }
+            Input::Eof { conn } | Input::Broken { conn, .. } => self.outputs.push_back(Output::Close { conn }),
+            Input::Closed { conn } => {
+                self.backlog.remove(&conn);
+            }
+            Input::Posted { .. } => self.stop_at = Some(Tick(now.0 + 20_000)),
+            Input::Connected { .. } | Input::ConnectFailed { .. } | Input::AdoptFailed { .. } | Input::PostRefused { .. } => {
+                unreachable!("{input:?}")
+            }
+        }
+    }
+
+    fn handle_tick(&mut self, now: Tick) -> Option<Tick> {
+        if self.stop_at.is_some_and(|at| at <= now) {
+            self.outputs.push_back(Output::Stop);
+        }
+        self.stop_at
+    }
+
+    fn poll_output(&mut self) -> Option<Output<Vec<u8>>> {
+        self.outputs.pop_front()
+    }
+}
+
+/// Runs two shards, of which the second has `slots` slots and no listener, while `clients` uses the first one's address. Gives the machines.
+fn with_two_shards(slots: u32, clients: impl FnOnce(SocketAddr)) -> Vec<Echo> {
+    let ports = mesh::mesh::<Envelope<Vec<u8>>>(2, 1024).unwrap();
+    let options = socket::ListenOptions { backlog: 4096, user_timeout_ms: 0 };
+    let listener = socket::listen("127.0.0.1:0".parse().unwrap(), options).unwrap();
+    let addr = socket::local_addr(&listener).unwrap();
+    let mut listener = Some(listener);
+    let (peers, clock, barrier) = (Peers::new(2), Clock::start(), Arc::new(Barrier::new(3)));
+    let threads: Vec<_> = ports
+        .into_iter()
+        .map(|port| {
+            let first = port.id().0 == 0;
+            let listener = if first { listener.take() } else { None };
+            let (peers, barrier) = (peers.clone(), Arc::clone(&barrier));
+            thread::spawn(move || {
+                let slots = if first { 4096 } else { slots };
+                let setup = Setup { kind: Kind::Uring, slots, listener, peers, receive_buffers: 64, receive_buffer_bytes: 2048 };
+                let mut machine = Echo { shard: port.id().0, ..Echo::default() };
+                let ready = || {
+                    barrier.wait();
+                    Ok(())
+                };
+                run(&mut machine, port, setup, clock, ready).unwrap();
+                machine
+            })
+        })
+        .collect();
+    barrier.wait();
+    clients(addr);
+    TcpStream::connect(addr).unwrap().write_all(b"stop").unwrap();
+    threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+}
+
+fn echoed(stream: &mut TcpStream, bytes: &[u8]) {
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut back = vec![0; bytes.len()];
+    stream.read_exact(&mut back).unwrap();
+    assert_eq!(back, bytes);
+}
+
+#[test]
+fn a_connection_moves_to_a_ring_that_sleeps() {
+    with_two_shards(4096, |addr| {
+        for round in 0..20 {
+            // Long enough for both reactors to wait in the kernel without a deadline.
+            thread::sleep(Duration::from_millis(20));
+            let mut stream = TcpStream::connect(addr).unwrap();
+            let start = Instant::now();
+            echoed(&mut stream, b"1 over there");
+            assert!(start.elapsed() < Duration::from_secs(1), "round {round} took {:?}", start.elapsed());
+            echoed(&mut stream, &vec![b'x'; 100_000]);
+        }
+    });
+}
+
+#[test]
+fn many_connections_move_at_once() {
+    with_two_shards(4096, |addr| {
+        let mut streams: Vec<_> = (0..1000).map(|_| TcpStream::connect(addr).unwrap()).collect();
+        streams.iter_mut().enumerate().for_each(|(index, stream)| write!(stream, "{} {index:05}", index % 2).unwrap());
+        for (index, stream) in streams.iter_mut().enumerate() {
+            let mut back = [0; 7];
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            stream.read_exact(&mut back).unwrap();
+            assert_eq!(String::from_utf8_lossy(&back), format!("{} {index:05}", index % 2));
+        }
+        drop(streams);
+    });
+}
+
+#[test]
+fn a_move_to_a_full_table_is_refused() {
+    let machines = with_two_shards(3, |addr| {
+        let mut streams: Vec<_> = (0..5).map(|_| TcpStream::connect(addr).unwrap()).collect();
+        streams.iter_mut().for_each(|stream| echoed(stream, b"1"));
+        streams.iter_mut().for_each(|stream| echoed(stream, b"still here"));
+    });
+    assert_eq!(machines[0].refused, 2);
+}
