@@ -6,6 +6,7 @@
 mod buffers;
 #[allow(unsafe_code, reason = "one of the two fenced places: a system call that nix does not wrap")]
 mod epoll;
+pub mod probe;
 pub mod socket;
 #[allow(unsafe_code, reason = "one of the two fenced places: memory that operations in flight use")]
 mod uring;

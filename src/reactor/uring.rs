@@ -13,7 +13,7 @@ mod leave;
 mod ops;
 mod outgoing;
 mod receive;
-pub(super) mod ring;
+mod ring;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -28,6 +28,7 @@ use std::{
 
 use io_uring::{cqueue, squeue};
 
+pub(super) use self::ring::build as build_ring;
 use self::{
     accept::Acceptor,
     ops::Op,
