@@ -3,7 +3,9 @@
 //! Imports go one way: `ids`, `limits` ← `io`, `wire` ← `session` ← `shard` ← `boot`, and `io`, `mesh` ← `reactor` ← `boot`.
 //! `tests/tidy.rs` holds every module to it.
 
+pub mod boot;
 pub mod config;
+pub mod control;
 pub mod ids;
 pub mod io;
 pub mod limits;

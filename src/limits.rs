@@ -86,3 +86,24 @@ const _: () = assert!(LOGIN_BODY_BYTES_MAX <= BODY_BYTES_DEFAULT);
 const _: () = assert!(BODY_BYTES_DEFAULT <= BODY_BYTES_CEILING);
 // Two names, each with a key and a length of one byte, and some room for fields to come.
 const _: () = assert!(2 * (NAME_BYTES_MAX + 2) + 64 <= PUSH_EXTRA_BYTES_MAX as usize);
+
+/// Bytes of unfinished frames that one shard holds. Beyond it the connection that adds to them is closed.
+pub const INBOUND_BYTES_PER_SHARD: usize = 128 * 1024 * 1024;
+/// The most descriptors that one reactor's table is made for, whatever the process may have: it costs 8 to 16 B of kernel memory each.
+pub const SLOTS_PER_SHARD_MAX: u32 = 1 << 20;
+/// Slots that are kept for connections on their way to another shard, or to a refusal: one in so many, and at least so many.
+pub const SPARE_SLOTS_SHARE: u32 = 64;
+pub const SPARE_SLOTS_MIN: u32 = 64;
+/// Descriptors that the process needs besides connections and what each shard takes.
+pub const SPARE_DESCRIPTORS: u32 = 64;
+/// An epoll instance, a listener, a bell and a spare one for each shard.
+pub const DESCRIPTORS_PER_SHARD: u32 = 4;
+/// The size of a receive buffer.
+pub const RECEIVE_BUFFER_BYTES: u32 = 4 * 1024;
+/// Receive buffers of all shards together, and the bounds for one shard.
+pub const RECEIVE_BUFFERS: u32 = 8 * 1024;
+pub const RECEIVE_BUFFERS_PER_SHARD_MIN: u32 = 128;
+pub const RECEIVE_BUFFERS_PER_SHARD_MAX: u32 = 4 * 1024;
+/// Batches that fit into the ring between two shards, for a small mesh; a large one has N² rings and takes smaller ones.
+pub const RING_BATCHES_MAX: usize = 256;
+pub const RING_BATCHES_MIN: usize = 16;

@@ -157,7 +157,7 @@ mod tests {
         let mut wheel = Wheel::new();
         wheel.set(1, Tick(u64::MAX / 2));
         let horizon_ms = BUCKETS as u64 * BUCKET_MS;
-        assert_eq!(fired(&mut wheel, horizon_ms - 2 * BUCKET_MS), []);
+        assert_eq!(fired(&mut wheel, horizon_ms - 2 * BUCKET_MS), [0u32; 0]);
         assert_eq!(fired(&mut wheel, horizon_ms), [1]);
     }
 
@@ -169,7 +169,7 @@ mod tests {
         }
         assert_eq!(fired(&mut wheel, 100_000_000).len(), 1_000);
         wheel.set(1, Tick(100_000_000_000 + 5_000_000));
-        assert_eq!(fired(&mut wheel, 100_000_000 + 4_000), []);
+        assert_eq!(fired(&mut wheel, 100_000_000 + 4_000), [0u32; 0]);
         assert_eq!(fired(&mut wheel, 100_000_000 + 6_000), [1]);
     }
 }

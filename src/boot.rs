@@ -1,0 +1,304 @@
+//! Puts a gateway together: sockets, mesh, a pinned thread for each shard, and the control thread.
+#![forbid(unsafe_code)]
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    process::ExitCode,
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context as _;
+use core_affinity::CoreId;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::{
+    config::{self, Config, DevicePolicy, ReactorChoice},
+    control::{self, Ended},
+    ids::ShardId,
+    limits::{
+        DESCRIPTORS_PER_SHARD, INBOUND_BYTES_PER_SHARD, LISTEN_BACKLOG_MIN, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS,
+        RECEIVE_BUFFERS_PER_SHARD_MAX, RECEIVE_BUFFERS_PER_SHARD_MIN, RING_BATCHES_MAX, RING_BATCHES_MIN, SLOTS_PER_SHARD_MAX,
+        SPARE_DESCRIPTORS, SPARE_SLOTS_MIN, SPARE_SLOTS_SHARE,
+    },
+    mesh::{Port, mesh},
+    reactor::{self, Clock, Envelope, Kind, Peers, Setup, socket},
+    session::{DeviceClass, HeartbeatRules, Policy, Rate, Rules},
+    shard::{Control, GoawayRules, Limits, Message, Settings, Shard, Timeouts},
+    stats::ShardStats,
+};
+
+/// What a shard's thread needs.
+struct Seat {
+    shard: Shard,
+    setup: Setup,
+    port: Port<Envelope<Message>>,
+    core: Option<CoreId>,
+}
+
+/// Runs a gateway until a signal stops it.
+///
+/// # Errors
+/// What is configured cannot be had here; the message says what to change.
+pub fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    let cores = core_affinity::get_core_ids()
+        .filter(|cores| !cores.is_empty())
+        .context("cannot tell which cores this process may use")?;
+    let shards = if config.shards == 0 { u16::try_from(cores.len())? } else { config.shards };
+    let kind = choice(config.reactor);
+    let slots = slots(kind, shards, raise_descriptor_limit()?, &config)?;
+    let clock = Clock::start();
+    let rules = Arc::new(rules(&config)?);
+    let hash_key = random_key()?;
+    let (address, listeners) = listen(&config, shards)?;
+    // One port more than shards: the control thread's.
+    let batches = (2 * RING_BATCHES_MAX / usize::from(shards)).clamp(RING_BATCHES_MIN, RING_BATCHES_MAX);
+    let mut ports = mesh(shards + 1, batches).context("no descriptors left for the bells between shards")?;
+    let control_port = ports.pop().expect("the mesh has a port for the control thread");
+    let peers = Peers::new(shards);
+    let stats: Vec<Arc<ShardStats>> = (0..shards).map(|_| Arc::default()).collect();
+    let seats = ports.into_iter().zip(listeners).zip(&stats).enumerate().map(|(index, ((port, listener), stats))| {
+        let settings = settings(&config, port.id(), shards, slots, hash_key, &rules);
+        let receive_buffers =
+            (RECEIVE_BUFFERS / u32::from(shards)).clamp(RECEIVE_BUFFERS_PER_SHARD_MIN, RECEIVE_BUFFERS_PER_SHARD_MAX);
+        Seat {
+            shard: Shard::new(settings, Arc::clone(stats)),
+            setup: Setup {
+                kind,
+                slots,
+                listener: Some(listener),
+                peers: peers.clone(),
+                receive_buffers: receive_buffers.next_power_of_two() as u16,
+                receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
+            },
+            port,
+            core: Some(cores[index % cores.len()]),
+        }
+    });
+    let (ended, threads) = start(seats.collect(), clock)?;
+    log::info!(
+        "{shards} shards on {} cores, {kind:?} reactor, at most {} connections each",
+        cores.len().min(usize::from(shards)),
+        connections_max(&config, slots)
+    );
+    println!("weir: listening on {address}");
+    let mut control_port = control_port;
+    let drain_ms = config.timeouts.drain_ms;
+    let result = control::run(control::Control {
+        metrics: config.metrics,
+        node: config.node.clone(),
+        stats,
+        ended,
+        drain: Box::new(move || {
+            for shard in (0..shards).map(ShardId) {
+                let message = Message::Control(Control::Drain { within_ms: drain_ms });
+                if control_port.post(shard, Envelope::Message(message)).is_err() {
+                    log::error!("shard {shard} does not take messages");
+                }
+            }
+            control_port.publish();
+        }),
+        drain_ms,
+    })?;
+    // After a clean stop the threads have ended; after a second signal nobody waits for them.
+    if result == ExitCode::SUCCESS {
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+    Ok(result)
+}
+
+/// Starts the shards' threads, and lets them run once all reactors are built.
+fn start(seats: Vec<Seat>, clock: Clock) -> anyhow::Result<(tokio::sync::mpsc::UnboundedReceiver<Ended>, Vec<JoinHandle<()>>)> {
+    let (ended_tx, ended_rx) = tokio::sync::mpsc::unbounded_channel();
+    let (built_tx, built_rx) = mpsc::channel::<(ShardId, io::Result<()>)>();
+    let mut go = Vec::new();
+    let mut threads = Vec::new();
+    for seat in seats {
+        let id = seat.port.id();
+        let (go_tx, go_rx) = mpsc::channel::<()>();
+        go.push(go_tx);
+        let (ended_tx, built_tx) = (ended_tx.clone(), built_tx.clone());
+        let run = move || {
+            let Seat { mut shard, setup, port, core } = seat;
+            if let Some(core) = core
+                && !core_affinity::set_for_current(core)
+            {
+                log::warn!("shard {id} cannot be pinned to core {}", core.id);
+            }
+            let announce = built_tx.clone();
+            let ready = move || {
+                let _ = announce.send((id, Ok(())));
+                go_rx.recv().map_err(|_| io::Error::other("another shard could not start"))
+            };
+            let result = reactor::run(&mut shard, port, setup, clock, ready);
+            if let Err(error) = &result {
+                let _ = built_tx.send((id, Err(io::Error::new(error.kind(), error.to_string()))));
+            }
+            let _ = ended_tx.send((id, result));
+        };
+        threads.push(std::thread::Builder::new().name(format!("shard-{id}")).spawn(run).context("cannot start a thread")?);
+    }
+    drop(built_tx);
+    for _ in 0..threads.len() {
+        let (id, result) = built_rx.recv().context("a shard's thread died while starting")?;
+        result.with_context(|| format!("shard {id} cannot start"))?;
+    }
+    for go in go {
+        let _ = go.send(());
+    }
+    Ok((ended_rx, threads))
+}
+
+fn choice(choice: ReactorChoice) -> Kind {
+    match choice {
+        ReactorChoice::Auto | ReactorChoice::Uring => Kind::Uring,
+        ReactorChoice::Epoll => Kind::Epoll,
+    }
+}
+
+/// Raises the soft limit of descriptors to the hard one, and gives it.
+fn raise_descriptor_limit() -> anyhow::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of descriptors")?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of descriptors")?;
+    }
+    Ok(hard)
+}
+
+/// How many connections each reactor's table is made for.
+fn slots(kind: Kind, shards: u16, descriptors: u64, config: &Config) -> anyhow::Result<u32> {
+    let descriptors = u32::try_from(descriptors).unwrap_or(u32::MAX);
+    let shards = u32::from(shards);
+    let most = match kind {
+        // Direct descriptors do not count against the limit, but each ring's table may not be larger than it.
+        Kind::Uring => descriptors,
+        Kind::Epoll => descriptors.saturating_sub(SPARE_DESCRIPTORS + shards * DESCRIPTORS_PER_SHARD) / shards,
+    };
+    let most = most.min(SLOTS_PER_SHARD_MAX);
+    anyhow::ensure!(
+        most > 2 * SPARE_SLOTS_MIN,
+        "the limit of {descriptors} open files is too low for {shards} shards; raise it (ulimit -n), or take fewer shards"
+    );
+    let wanted = config.limits.connections_per_shard;
+    if wanted == 0 {
+        return Ok(most);
+    }
+    let needed = wanted.saturating_add((wanted / SPARE_SLOTS_SHARE).max(SPARE_SLOTS_MIN));
+    if needed > most {
+        log::warn!(
+            "limits.connections_per_shard is {wanted}, but the limit of {descriptors} open files leaves room for {} only; \
+             raise it (ulimit -n), or take more shards",
+            most - spare(most)
+        );
+    }
+    Ok(needed.min(most))
+}
+
+fn spare(slots: u32) -> u32 {
+    (slots / SPARE_SLOTS_SHARE).max(SPARE_SLOTS_MIN)
+}
+
+fn connections_max(config: &Config, slots: u32) -> u32 {
+    let room = slots - spare(slots);
+    match config.limits.connections_per_shard {
+        0 => room,
+        wanted => wanted.min(room),
+    }
+}
+
+fn rules(config: &Config) -> anyhow::Result<Rules> {
+    let device_class = |(name, policy): (&str, DevicePolicy)| DeviceClass {
+        name: name.to_owned(),
+        policy: match policy {
+            DevicePolicy::AllowMany => Policy::AllowMany,
+            DevicePolicy::KeepNewest => Policy::KeepNewest,
+            DevicePolicy::RefuseNewest => Policy::RefuseNewest,
+        },
+    };
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock of this host is set before 1970")?;
+    Ok(Rules {
+        verifier: if config.dev { None } else { config::verifier(&config.auth)? },
+        device_classes: config.device_classes.iter().map(device_class).collect(),
+        heartbeat: HeartbeatRules {
+            interval_ms: config.heartbeat.interval_ms,
+            interval_min_ms: config.heartbeat.interval_min_ms,
+            interval_max_ms: config.heartbeat.interval_max_ms,
+            missed_max: config.heartbeat.missed_max,
+            probe_timeout_ms: config.heartbeat.probe_timeout_ms,
+        },
+        frames: Rate { per_second: config.limits.frames_per_second },
+        bytes: Rate { per_second: config.limits.bytes_per_second },
+        max_body_bytes: config.limits.max_body_bytes,
+        wall_at_start_us: u64::try_from(wall.as_micros())?,
+    })
+}
+
+fn settings(config: &Config, id: ShardId, shards: u16, slots: u32, hash_key: (u64, u64), rules: &Arc<Rules>) -> Settings {
+    let or_unlimited = |bytes: u64| if bytes == 0 { usize::MAX / 4 } else { bytes as usize };
+    Settings {
+        id,
+        shards,
+        hash_key,
+        rules: Arc::clone(rules),
+        limits: Limits {
+            connections: connections_max(config, slots),
+            connections_per_address: config.limits.connections_per_address,
+            logins_per_second: config.limits.logins_per_second_per_shard,
+            outbound_bytes_per_connection: or_unlimited(config.limits.outbound_bytes_per_connection),
+            outbound_bytes_per_shard: or_unlimited(config.limits.outbound_bytes_per_shard),
+            inbound_bytes_per_shard: INBOUND_BYTES_PER_SHARD,
+            groups_per_connection: match config.limits.groups_per_connection {
+                0 => u32::MAX,
+                limit => limit,
+            },
+        },
+        timeouts: Timeouts {
+            login_ms: config.timeouts.login_ms,
+            write_ms: config.timeouts.write_ms,
+            linger_ms: config.timeouts.linger_ms,
+        },
+        goaway: GoawayRules {
+            delay_min_ms: config.timeouts.goaway_delay_min_ms,
+            delay_max_ms: config.timeouts.goaway_delay_max_ms,
+            alternatives: config.goaway.alternatives.clone(),
+        },
+    }
+}
+
+/// A listener for each shard, all on one address.
+fn listen(config: &Config, shards: u16) -> anyhow::Result<(SocketAddr, Vec<OwnedFd>)> {
+    socket::warn_if_backlog_is_cut(LISTEN_BACKLOG_MIN);
+    let options = socket::ListenOptions { backlog: LISTEN_BACKLOG_MIN, user_timeout_ms: config.timeouts.tcp_user_timeout_ms };
+    // Our own listeners share the port by SO_REUSEPORT, which would let a second gateway join in unnoticed: look first.
+    if config.listen.port() != 0
+        && let Err(error) = TcpListener::bind(config.listen)
+        && error.kind() == io::ErrorKind::AddrInUse
+    {
+        let port = config.listen.port();
+        anyhow::bail!(
+            "{} is in use already; to see by whom: ss -ltnp 'sport = :{port}', or pick another with --listen",
+            config.listen
+        );
+    }
+    let first = socket::listen(config.listen, options)?;
+    let address = socket::local_addr(&first).context("cannot tell which port the kernel gave")?;
+    let mut listeners = vec![first];
+    for _ in 1..shards {
+        listeners.push(socket::listen(address, options)?);
+    }
+    Ok((address, listeners))
+}
+
+/// The key of the hash that decides where clients live. Clients must not know it.
+fn random_key() -> anyhow::Result<(u64, u64)> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("cannot read /dev/urandom")?;
+    let number = u128::from_ne_bytes(bytes);
+    Ok((number as u64, (number >> 64) as u64))
+}
