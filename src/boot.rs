@@ -49,7 +49,10 @@ pub fn serve(config: Config) -> anyhow::Result<ExitCode> {
         .filter(|cores| !cores.is_empty())
         .context("cannot tell which cores this process may use")?;
     let shards = if config.shards == 0 { u16::try_from(cores.len())? } else { config.shards };
-    let kind = choice(config.reactor);
+    let (kind, note) = reactor::detect(choice(config.reactor)).map_err(anyhow::Error::msg)?;
+    if let Some(note) = note {
+        log::warn!("{note}");
+    }
     let slots = slots(kind, shards, raise_descriptor_limit()?, &config)?;
     let clock = Clock::start();
     let rules = Arc::new(rules(&config)?);
@@ -155,10 +158,11 @@ fn start(seats: Vec<Seat>, clock: Clock) -> anyhow::Result<(tokio::sync::mpsc::U
     Ok((ended_rx, threads))
 }
 
-fn choice(choice: ReactorChoice) -> Kind {
+fn choice(choice: ReactorChoice) -> reactor::Choice {
     match choice {
-        ReactorChoice::Auto | ReactorChoice::Uring => Kind::Uring,
-        ReactorChoice::Epoll => Kind::Epoll,
+        ReactorChoice::Auto => reactor::Choice::Auto,
+        ReactorChoice::Uring => reactor::Choice::Uring,
+        ReactorChoice::Epoll => reactor::Choice::Epoll,
     }
 }
 

@@ -40,7 +40,7 @@ impl Bucket {
 
     /// Adds what `elapsed_ms` have brought.
     pub fn refill(&mut self, rate: Rate, elapsed_ms: u32) {
-        let gained = i64::from(rate.per_second) * i64::from(elapsed_ms) / 1_000;
+        let gained = i64::from(rate.per_second).saturating_mul(i64::from(elapsed_ms)) / 1_000;
         self.level = saturate((i64::from(self.level) + gained).min(rate.burst()));
     }
 
