@@ -49,7 +49,7 @@ pub fn serve(config: Config) -> anyhow::Result<ExitCode> {
         .filter(|cores| !cores.is_empty())
         .context("cannot tell which cores this process may use")?;
     let shards = if config.shards == 0 { u16::try_from(cores.len())? } else { config.shards };
-    let (kind, note) = reactor::detect(choice(config.reactor)).map_err(anyhow::Error::msg)?;
+    let (kind, note) = reactor::probe::detect(choice(config.reactor)).map_err(anyhow::Error::msg)?;
     if let Some(note) = note {
         log::warn!("{note}");
     }
@@ -158,11 +158,11 @@ fn start(seats: Vec<Seat>, clock: Clock) -> anyhow::Result<(tokio::sync::mpsc::U
     Ok((ended_rx, threads))
 }
 
-fn choice(choice: ReactorChoice) -> reactor::Choice {
+fn choice(choice: ReactorChoice) -> reactor::probe::Choice {
     match choice {
-        ReactorChoice::Auto => reactor::Choice::Auto,
-        ReactorChoice::Uring => reactor::Choice::Uring,
-        ReactorChoice::Epoll => reactor::Choice::Epoll,
+        ReactorChoice::Auto => reactor::probe::Choice::Auto,
+        ReactorChoice::Uring => reactor::probe::Choice::Uring,
+        ReactorChoice::Epoll => reactor::probe::Choice::Epoll,
     }
 }
 
