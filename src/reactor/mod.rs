@@ -114,7 +114,8 @@ pub(crate) enum Event<'a> {
 pub(crate) trait Sink {
     fn event(&mut self, event: Event<'_>);
 
-    /// False: hold received bytes back, deliver everything else.
+    /// False: hold received bytes back, deliver everything else. `Eof` and `Broken` may wait too: a driver may not see them as long
+    /// as bytes held back occupy its receive buffers. So what ends a machine's congestion must not depend on them.
     fn takes_bytes(&mut self) -> bool;
 }
 

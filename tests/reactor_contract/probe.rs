@@ -11,6 +11,8 @@ use weir::{
     io::{Chunk, Input, Machine, Output, Tick},
 };
 
+use crate::checker::Checker;
+
 /// What travels in the mesh of a test.
 #[derive(Debug)]
 pub(crate) enum Note {
@@ -37,8 +39,10 @@ pub(crate) struct Behaviour {
     pub(crate) echoes: bool,
     /// A connection whose peer sends no more, or that broke, is closed once all is sent.
     pub(crate) closes: bool,
-    /// No bytes are taken.
+    /// No bytes are taken, until a tick that was asked for.
     pub(crate) congested: bool,
+    /// Accepted connections move there when their first bytes have come.
+    pub(crate) moves_to: Option<ShardId>,
 }
 
 /// An input, with its bytes, to be looked at by the test.
@@ -118,6 +122,8 @@ struct Echo {
     in_flight: bool,
     waiting: Vec<u8>,
     ends: bool,
+    /// Moves away with what waits.
+    moves: bool,
 }
 
 pub(crate) struct Probe {
@@ -127,13 +133,25 @@ pub(crate) struct Probe {
     behaviour: Behaviour,
     echoes: Vec<Echo>,
     due: Option<Tick>,
+    checker: Checker,
 }
 
 impl Probe {
     /// A probe, and what it will report.
     pub(crate) fn new(behaviour: Behaviour) -> (Probe, Receiver<Report>) {
         let (reports, receiver) = channel();
-        (Probe { reports, turn: 0, outputs: VecDeque::new(), behaviour, echoes: Vec::new(), due: None }, receiver)
+        (
+            Probe {
+                reports,
+                turn: 0,
+                outputs: VecDeque::new(),
+                behaviour,
+                echoes: Vec::new(),
+                due: None,
+                checker: Checker::default(),
+            },
+            receiver,
+        )
     }
 
     fn report(&self, now: Tick, seen: Seen) {
@@ -155,12 +173,17 @@ impl Probe {
 
     /// Sends what waits, or closes what has ended, as this probe behaves.
     fn go_on(&mut self, conn: ConnId) {
-        let Behaviour { echoes, closes, .. } = self.behaviour;
+        let Behaviour { echoes, closes, moves_to, .. } = self.behaviour;
         let echo = self.echo(conn);
         if echo.conn != Some(conn) || echo.in_flight {
             return;
         }
-        if echoes && !echo.waiting.is_empty() {
+        if echo.moves
+            && let Some(to) = moves_to
+        {
+            let message = Note::Bytes(echo.waiting.clone());
+            self.outputs.push_back(Output::Move { conn, to, message });
+        } else if echoes && !echo.waiting.is_empty() {
             echo.in_flight = true;
             let chunk = Chunk::Owned(std::mem::take(&mut echo.waiting));
             self.outputs.push_back(Output::Send { conn, chunk });
@@ -195,9 +218,11 @@ impl Machine for Probe {
     type Message = Note;
 
     fn handle(&mut self, now: Tick, input: Input<'_, Note>) {
+        self.checker.input(&input);
         let seen = match input {
             Input::Accepted { conn, peer } => {
                 self.begin(conn);
+                self.echo(conn).moves = self.behaviour.moves_to.is_some();
                 if self.behaviour.stays {
                     self.outputs.push_back(Output::Stay { conn });
                 }
@@ -209,13 +234,14 @@ impl Machine for Probe {
             }
             Input::Adopted { conn, from, message } => {
                 self.begin(conn);
-                Seen::Adopted { conn, from, bytes: bytes_of(message) }
+                let bytes = bytes_of(message);
+                self.echo(conn).waiting.extend_from_slice(&bytes);
+                self.go_on(conn);
+                Seen::Adopted { conn, from, bytes }
             }
             Input::Received { conn, bytes } => {
-                if self.behaviour.echoes {
-                    self.echo(conn).waiting.extend_from_slice(bytes);
-                    self.go_on(conn);
-                }
+                self.echo(conn).waiting.extend_from_slice(bytes);
+                self.go_on(conn);
                 Seen::Received { conn, bytes: bytes.to_vec() }
             }
             Input::Sent { conn, chunk } => {
@@ -252,13 +278,20 @@ impl Machine for Probe {
     fn handle_tick(&mut self, now: Tick) -> Option<Tick> {
         self.turn += 1;
         if let Some(due) = self.due.take_if(|due| *due <= now) {
+            self.behaviour.congested = false;
             self.report(now, Seen::Ticked { due });
         }
         self.due
     }
 
     fn poll_output(&mut self) -> Option<Output<Note>> {
-        self.outputs.pop_front()
+        while let Some(output) = self.outputs.pop_front() {
+            if self.checker.output(&output) {
+                return Some(output);
+            }
+        }
+        self.checker.end_turn();
+        None
     }
 
     fn is_congested(&self) -> bool {

@@ -37,11 +37,13 @@ pub(crate) struct Options {
     /// Messages that fit into a ring of the mesh.
     pub(crate) ring: usize,
     pub(crate) behaviour: Behaviour,
+    /// Of reactor 0, if it differs from the others.
+    pub(crate) first: Option<Behaviour>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { reactors: 1, slots: [64, 64], ring: 64, behaviour: Behaviour::default() }
+        Options { reactors: 1, slots: [64, 64], ring: 64, behaviour: Behaviour::default(), first: None }
     }
 }
 
@@ -79,7 +81,7 @@ impl Rig {
                 receive_buffers: 64,
                 receive_buffer_bytes: 4096,
             };
-            let (mut probe, reports) = Probe::new(options.behaviour);
+            let (mut probe, reports) = Probe::new(options.first.filter(|_| index == 0).unwrap_or(options.behaviour));
             let built = Arc::clone(&built);
             let ready = move || {
                 built.wait();
@@ -119,6 +121,14 @@ impl Rig {
     /// Has a reactor's probe ask for something.
     pub(crate) fn ask(&mut self, reactor: usize, output: Output<Note>) {
         self.tell(reactor, Note::Do(Box::new(output)));
+    }
+
+    /// Changes how a probe behaves; returns when it does.
+    pub(crate) fn behave(&mut self, reactor: usize, behaviour: Behaviour) {
+        self.tell(reactor, Note::Behave(behaviour));
+        self.tell(reactor, Note::Number(u64::MAX));
+        let from = self.port.id();
+        self.reactors[reactor].expect(Seen::Number { from, number: u64::MAX });
     }
 
     pub(crate) fn send(&mut self, reactor: usize, conn: ConnId, bytes: &[u8]) {
