@@ -114,7 +114,7 @@ pub(crate) fn holds_bytes_back_while_congested(kind: Kind) {
     rig.send(0, conn, b"out");
     rig.reactors[0].expect(Seen::Sent { conn, bytes: 3 });
     assert_eq!(read(&mut client, 3), b"out");
-    rig.client(0);
+    let _other = rig.client(0);
     rig.reactors[0].expect_silence();
     rig.tell(0, Note::Behave(STAY));
     assert!(rig.reactors[0].received(conn, all.len()) == all, "the bytes differ");
