@@ -251,9 +251,8 @@ mod tests {
         assert_eq!(outcome, 0, "{}", io::Error::last_os_error());
     }
 
-    fn on_a_thread_without_io_uring(
-        errno: i32,
-    ) -> (Result<(Kind, Option<String>), String>, Result<(Kind, Option<String>), String>) {
+    /// What is detected when anything goes, and when io_uring must be.
+    fn on_a_thread_without_io_uring(errno: i32) -> (Detected, Detected) {
         let run = move || {
             refuse_io_uring(errno);
             (detect(Choice::Auto), detect(Choice::Uring))

@@ -57,6 +57,10 @@ pub(super) struct Uring {
     resuming: Vec<ConnId>,
     /// Connections that found no receive buffer.
     parked: VecDeque<ConnId>,
+    /// Those of them that are known to have bytes.
+    hungry: VecDeque<ConnId>,
+    /// Where the byte goes that a peek has to write somewhere.
+    scratch: Box<u8>,
     /// Events that no completion brings.
     owed: VecDeque<Owed>,
     peers: Peers,
@@ -95,6 +99,8 @@ impl Uring {
             ready: VecDeque::new(),
             resuming: Vec::new(),
             parked: VecDeque::new(),
+            hungry: VecDeque::new(),
+            scratch: Box::new(0),
             owed: VecDeque::new(),
             peers,
             shard,
@@ -108,7 +114,7 @@ impl Uring {
     fn push(&mut self, entry: squeue::Entry) {
         // SAFETY: entries are made in `ops` only. The memory they point to is: chunks on the heap, owned by `sends` until the send's
         // completion; addresses boxed in `acceptor` until the name's; the batch boxed in `outgoing` until the installation's, and a
-        // socket address boxed there until the connection's. `drop` ends all operations before any of that goes.
+        // socket address boxed there until the connection's; and the box `scratch`. `drop` ends all operations before any of that goes.
         unsafe { self.ring.push(entry) };
     }
 
@@ -162,11 +168,11 @@ impl Uring {
 
 impl Backend for Uring {
     fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {
-        self.resume_receiving();
+        let hurry = self.resume_receiving();
         self.start_connecting();
         let patience = self.keep_accepting();
         let wait = match (wait, patience) {
-            _ if !self.owed.is_empty() => Wait::No,
+            _ if hurry || !self.owed.is_empty() => Wait::No,
             (Wait::No, _) => Wait::No,
             (wait, None) => wait,
             (Wait::Micros(micros), Some(patience)) => Wait::Micros(micros.min(patience)),

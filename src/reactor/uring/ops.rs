@@ -114,6 +114,11 @@ pub(super) fn receive_one(conn: ConnId) -> squeue::Entry {
         .user_data(Op::Receive.of(conn))
 }
 
+/// Completes when there is something to receive, or the end, and leaves it where it is; needs no shared buffer.
+pub(super) fn peek(conn: ConnId, byte: *mut u8) -> squeue::Entry {
+    opcode::Recv::new(fixed(conn), byte, 1).flags(libc::MSG_PEEK).build().user_data(Op::Receive.of(conn))
+}
+
 /// Receives until the end.
 pub(super) fn receive_many(conn: ConnId) -> squeue::Entry {
     opcode::RecvMulti::new(fixed(conn), BUFFER_GROUP).build().user_data(Op::Receive.of(conn))

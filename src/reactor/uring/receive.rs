@@ -22,14 +22,28 @@ impl Uring {
     }
 
     /// Arms what is due: connections that found no buffer, as many as there are buffers now, and those that go on.
-    pub(super) fn resume_receiving(&mut self) {
-        let mut buffers = self.buffers.free();
+    /// Returns whether more of the former are due at once: what was armed may leave its buffers to them.
+    pub(super) fn resume_receiving(&mut self) -> bool {
+        let free = self.buffers.free();
+        let mut buffers = free;
         while buffers > 0
-            && let Some(conn) = self.parked.pop_front()
+            && let Some(conn) = self.hungry.pop_front().or_else(|| self.parked.pop_front())
         {
             if self.table.get(conn).is_some_and(|slot| slot.flags.clear(Flags::PARKED)) {
                 self.arm_receive(conn);
                 buffers -= 1;
+            }
+        }
+        if free == 0 {
+            // The machine takes no bytes, or too slowly, and a few connections may hold all buffers. The others' ends must show.
+            while let Some(conn) = self.parked.pop_front() {
+                if let Some(slot) = self.table.get(conn)
+                    && slot.flags.clear(Flags::PARKED)
+                {
+                    slot.flags.set(Flags::RECEIVING.and(Flags::PEEKING));
+                    let byte = std::ptr::from_mut(self.scratch.as_mut());
+                    self.push(ops::peek(conn, byte));
+                }
             }
         }
         let mut resuming = std::mem::take(&mut self.resuming);
@@ -39,6 +53,7 @@ impl Uring {
             }
         }
         self.resuming = resuming;
+        free > 0 && !(self.hungry.is_empty() && self.parked.is_empty())
     }
 
     fn arm_receive(&mut self, conn: ConnId) {
@@ -63,6 +78,7 @@ impl Uring {
         if !cqueue::more(flags) {
             slot.flags.clear(Flags::RECEIVING);
         }
+        let saw_bytes = slot.flags.clear(Flags::PEEKING) && result > 0;
         let buffer = cqueue::buffer_select(flags);
         if let Some(id) = buffer {
             self.buffers.take(id, result.max(0) as u32);
@@ -76,7 +92,7 @@ impl Uring {
                 self.close_when_still(conn);
                 return 0;
             }
-            Phase::Leaving if matches!(-result, libc::ECANCELED | libc::ENOBUFS) => {
+            Phase::Leaving if saw_bytes || matches!(-result, libc::ECANCELED | libc::ENOBUFS) => {
                 self.send_away(conn);
                 return 0;
             }
@@ -96,6 +112,11 @@ impl Uring {
             }
         }
         match (result, buffer) {
+            _ if saw_bytes => {
+                slot.flags.set(Flags::PARKED);
+                self.hungry.push_back(conn);
+                0
+            }
             (1.., Some(id)) => self.bytes(conn, id, !cqueue::more(flags), room, sink),
             (0.., _) => {
                 slot.flags.set(Flags::ENDED.and(Flags::OWES_EOF));

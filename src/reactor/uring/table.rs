@@ -38,7 +38,7 @@ impl Flags {
     pub(super) const FINISHING: Flags = Flags(1 << 2);
     /// What must have ended before the descriptor is closed or moved.
     pub(super) const IN_FLIGHT: Flags = Flags::RECEIVING.and(Flags::SENDING).and(Flags::FINISHING);
-    /// In the list of those that wait for receive buffers.
+    /// In a list of those that wait for receive buffers.
     pub(super) const PARKED: Flags = Flags(1 << 3);
     /// In the list of those that have bytes for the machine.
     pub(super) const READY: Flags = Flags(1 << 4);
@@ -52,6 +52,8 @@ impl Flags {
     pub(super) const BROKEN: Flags = Flags(1 << 8);
     /// `Broken` is still to be told, behind the bytes that wait and after the receive in flight.
     pub(super) const OWES_BROKEN: Flags = Flags(1 << 9);
+    /// The receive in flight only looks.
+    pub(super) const PEEKING: Flags = Flags(1 << 10);
 
     pub(super) const fn and(self, more: Flags) -> Flags {
         Flags(self.0 | more.0)

@@ -179,3 +179,26 @@ fn a_move_to_a_full_table_is_refused() {
     });
     assert_eq!(machines[0].refused, 2);
 }
+
+#[test]
+fn connections_beyond_the_buffers_are_all_served() {
+    // 64 buffers, and 500 connections that all have 20 of them to receive.
+    with_two_shards(4096, |addr| {
+        let threads: Vec<_> = (0..10)
+            .map(|part| {
+                thread::spawn(move || {
+                    let mut streams: Vec<_> = (0..50).map(|_| TcpStream::connect(addr).unwrap()).collect();
+                    let bytes: Vec<u8> = (0..40_960_u32).map(|at| (at / 7 + part) as u8).collect();
+                    streams.iter_mut().for_each(|stream| echoed(stream, if part % 2 == 0 { b"0" } else { b"1" }));
+                    streams.iter_mut().for_each(|stream| stream.write_all(&bytes).unwrap());
+                    for stream in &mut streams {
+                        let mut back = vec![0; bytes.len()];
+                        stream.read_exact(&mut back).unwrap();
+                        assert!(back == bytes);
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}
