@@ -4,8 +4,10 @@
 //! `tests/tidy.rs` holds every module to it.
 
 pub mod boot;
+pub mod client;
 pub mod config;
 pub mod control;
+pub mod host;
 pub mod ids;
 pub mod io;
 pub mod limits;

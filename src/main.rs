@@ -1,4 +1,10 @@
-//! The `weir` binary.
+//! The `weir` binary: the gateway, and the commands around it.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

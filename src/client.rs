@@ -1,0 +1,453 @@
+//! A small blocking Weir client over `std::net`: for the shell commands, for tests, and as an example of the protocol.
+//!
+//! Requests wait for their answer; whatever else arrives meanwhile is kept for [`Client::next_event`]. The gateway's PINGs are
+//! answered on the way. Nothing is sent in the background: who stays connected calls [`Client::ping`] in time.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use crate::limits::BODY_BYTES_CEILING;
+use crate::wire::{Decoded, ErrorCode, Frame, FrameType, Malformed, PushRef, Retry, SendRef, body, decode, encode};
+
+/// How much is read from the socket at once.
+const READ_BYTES: usize = 64 * 1024;
+
+/// A PUSH.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Push {
+    pub channel: String,
+    pub from_client: String,
+    pub from_device: String,
+    pub client_msg_id: u64,
+    pub payload: Vec<u8>,
+}
+
+/// A frame from the gateway.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    LoginOk(body::LoginOk),
+    Pong(body::Pong),
+    SendOk(body::SendOk),
+    Push(Push),
+    JoinOk(body::JoinOk),
+    LeaveOk(body::LeaveOk),
+    Kicked(body::Kicked),
+    Goaway(body::Goaway),
+    Error(body::Error),
+}
+
+/// Why a call did not do what it should.
+#[derive(Debug)]
+pub enum ClientError {
+    /// No connection came about.
+    Connect { address: String, cause: io::Error },
+    /// The connection broke.
+    Broken(io::Error),
+    /// The gateway closed the connection. With the ERROR, KICKED or GOAWAY that said why, if one came.
+    Closed { code: Option<u32>, message: String },
+    /// The gateway refused the request.
+    Refused(body::Error),
+    /// The answer did not come in time.
+    Timeout { waited: Duration, awaited: &'static str },
+    /// The bytes from the gateway are no Weir frame.
+    Malformed(Malformed),
+    /// A frame that only clients send.
+    Unexpected { kind: &'static str },
+}
+
+impl ClientError {
+    /// Whether and when connecting again makes sense.
+    pub fn retry(&self) -> Retry {
+        match self {
+            ClientError::Connect { .. } | ClientError::Broken(_) | ClientError::Timeout { .. } => Retry::Later,
+            ClientError::Closed { code, .. } => code.map_or(Retry::Later, retry_of),
+            ClientError::Refused(error) => retry_of(error.code),
+            ClientError::Malformed(_) | ClientError::Unexpected { .. } => Retry::Never,
+        }
+    }
+}
+
+/// A code that this version does not know is treated like an unexplained close.
+fn retry_of(number: u32) -> Retry {
+    ErrorCode::from_number(number).map_or(Retry::Later, ErrorCode::retry)
+}
+
+/// "TOKEN_EXPIRED (2003)".
+pub fn code_text(number: u32) -> String {
+    ErrorCode::from_number(number).map_or_else(|| format!("code {number}"), |code| format!("{} ({number})", code.name()))
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::Connect { address, cause } if cause.kind() == io::ErrorKind::ConnectionRefused => {
+                write!(f, "nothing listens on {address}: is the gateway running? Start one with `weir serve --dev`")
+            }
+            ClientError::Connect { address, cause } => write!(f, "cannot connect to {address}: {cause}"),
+            ClientError::Broken(cause) => write!(f, "the connection broke: {cause}"),
+            ClientError::Closed { code: Some(code), message } => {
+                write!(f, "the gateway closed the connection: {}: {message}", code_text(*code))
+            }
+            ClientError::Closed { code: None, .. } => write!(f, "the gateway closed the connection without saying why"),
+            ClientError::Refused(error) => write!(f, "the gateway refuses: {}: {}", code_text(error.code), error.message),
+            ClientError::Timeout { waited, awaited } => {
+                write!(
+                    f,
+                    "no {awaited} came within {} ms: is the gateway overloaded, or something else on that port?",
+                    waited.as_millis()
+                )
+            }
+            ClientError::Malformed(why) => write!(f, "the peer does not speak Weir's protocol: {why}"),
+            ClientError::Unexpected { kind } => write!(f, "the peer sent {kind}, which only clients send: is it a gateway?"),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ClientError::Connect { cause, .. } | ClientError::Broken(cause) => Some(cause),
+            ClientError::Malformed(why) => Some(why),
+            ClientError::Closed { .. }
+            | ClientError::Refused(_)
+            | ClientError::Timeout { .. }
+            | ClientError::Unexpected { .. } => None,
+        }
+    }
+}
+
+/// One connection to a gateway.
+#[derive(Debug)]
+pub struct Client {
+    stream: TcpStream,
+    /// Bytes of frames that are not complete yet.
+    received: Vec<u8>,
+    /// Events that came while another one was awaited.
+    events: VecDeque<Event>,
+    /// The last code and text that announced a close.
+    farewell: Option<(u32, String)>,
+    next_msg_id: u64,
+    /// How long requests wait for their answer.
+    timeout: Duration,
+    started: Instant,
+    last_rtt_us: u32,
+}
+
+impl Client {
+    /// Connects to the first of the host's addresses that answers. `timeout` is for each of them, and later for each request.
+    ///
+    /// # Errors
+    /// The name is not known, or no address answers.
+    pub fn connect(address: &str, timeout: Duration) -> Result<Client, ClientError> {
+        let failed = |cause| ClientError::Connect { address: address.to_owned(), cause };
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for candidate in address.to_socket_addrs().map_err(failed)? {
+            match TcpStream::connect_timeout(&candidate, timeout) {
+                Ok(stream) => return Client::over(stream, timeout).map_err(failed),
+                Err(cause) => last = cause,
+            }
+        }
+        Err(failed(last))
+    }
+
+    /// Takes over a connected socket.
+    ///
+    /// # Errors
+    /// The socket is not usable.
+    pub fn over(stream: TcpStream, timeout: Duration) -> io::Result<Client> {
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(timeout))?;
+        Ok(Client {
+            stream,
+            received: Vec::new(),
+            events: VecDeque::new(),
+            farewell: None,
+            next_msg_id: 1,
+            timeout,
+            started: Instant::now(),
+            last_rtt_us: 0,
+        })
+    }
+
+    /// The socket, for tests that need its options.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// LOGIN.
+    ///
+    /// # Errors
+    /// Refused with the gateway's reason, closed, broken or timed out.
+    pub fn login(&mut self, login: body::Login) -> Result<body::LoginOk, ClientError> {
+        self.write_frame(&Frame::Login(login))?;
+        self.answer("LOGIN_OK", FrameType::Login, |event| match event {
+            Event::LoginOk(ok) => Ok(ok),
+            other => Err(other),
+        })
+    }
+
+    /// SEND without asking for an answer. Returns the message's id.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn send(&mut self, channel: &str, payload: &[u8]) -> Result<u64, ClientError> {
+        self.send_frame(channel, payload, false)
+    }
+
+    /// SEND, and waits for how many devices it reached.
+    ///
+    /// # Errors
+    /// Refused with the gateway's reason, closed, broken or timed out.
+    pub fn send_with_receipt(&mut self, channel: &str, payload: &[u8]) -> Result<body::SendOk, ClientError> {
+        let sent = self.send_frame(channel, payload, true)?;
+        self.answer("SEND_OK", FrameType::Send, |event| match event {
+            Event::SendOk(ok) if ok.client_msg_id == sent => Ok(ok),
+            other => Err(other),
+        })
+    }
+
+    fn send_frame(&mut self, channel: &str, payload: &[u8], receipt: bool) -> Result<u64, ClientError> {
+        let client_msg_id = self.next_msg_id;
+        self.next_msg_id += 1;
+        self.write_frame(&Frame::Send(SendRef { channel, client_msg_id, payload, receipt, ..SendRef::default() }))?;
+        Ok(client_msg_id)
+    }
+
+    /// JOIN, and waits until the group's messages come here.
+    ///
+    /// # Errors
+    /// Refused with the gateway's reason, closed, broken or timed out.
+    pub fn join(&mut self, group: &str) -> Result<(), ClientError> {
+        self.write_frame(&Frame::Join(body::Join { group: group.to_owned() }))?;
+        self.answer("JOIN_OK", FrameType::Join, |event| match event {
+            Event::JoinOk(ok) if ok.group == group => Ok(()),
+            other => Err(other),
+        })
+    }
+
+    /// LEAVE, and waits until no message of the group follows.
+    ///
+    /// # Errors
+    /// Closed, broken or timed out.
+    pub fn leave(&mut self, group: &str) -> Result<(), ClientError> {
+        self.write_frame(&Frame::Leave(body::Leave { group: group.to_owned() }))?;
+        self.answer("LEAVE_OK", FrameType::Leave, |event| match event {
+            Event::LeaveOk(ok) if ok.group == group => Ok(()),
+            other => Err(other),
+        })
+    }
+
+    /// PING, and waits for its PONG. Returns the round trip and the heartbeat interval that the gateway wants from now on.
+    ///
+    /// # Errors
+    /// Closed, broken or timed out.
+    pub fn ping(&mut self) -> Result<(Duration, Duration), ClientError> {
+        let sent_us = micros(self.started.elapsed());
+        self.write_frame(&Frame::Ping(body::Ping { sent_us, rtt_us: self.last_rtt_us }))?;
+        let interval_ms = self.answer("PONG", FrameType::Ping, |event| match event {
+            Event::Pong(pong) if pong.sent_us == sent_us => Ok(pong.heartbeat_interval_ms),
+            other => Err(other),
+        })?;
+        let rtt = self.started.elapsed().saturating_sub(Duration::from_micros(sent_us));
+        self.last_rtt_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
+        Ok((rtt, Duration::from_millis(interval_ms.into())))
+    }
+
+    /// The next event, or `None` when none came within `timeout`.
+    ///
+    /// # Errors
+    /// Closed (after all events were handed out), broken, or not Weir's protocol.
+    pub fn next_event(&mut self, timeout: Duration) -> Result<Option<Event>, ClientError> {
+        match self.events.pop_front() {
+            Some(event) => Ok(Some(event)),
+            None => self.receive(Instant::now() + timeout),
+        }
+    }
+
+    /// The next PUSH, or `None` when none came within `timeout`. Other events are dropped.
+    ///
+    /// # Errors
+    /// As [`Client::next_event`].
+    pub fn next_push(&mut self, timeout: Duration) -> Result<Option<Push>, ClientError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.next_event(deadline.saturating_duration_since(Instant::now()))? {
+                Some(Event::Push(push)) => return Ok(Some(push)),
+                Some(_) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Writes any bytes: for tests of what a gateway must refuse.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn write_raw(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
+        self.stream.write_all(bytes).map_err(ClientError::Broken)
+    }
+
+    /// Writes one frame.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn write_frame(&mut self, frame: &Frame<'_>) -> Result<(), ClientError> {
+        let mut bytes = Vec::new();
+        encode(frame, &mut bytes);
+        let Err(cause) = self.stream.write_all(&bytes) else { return Ok(()) };
+        // A gateway that closes says why first; that is worth more than "broken pipe".
+        let deadline = Instant::now() + Duration::from_millis(200);
+        while let Ok(Some(event)) = self.receive(deadline) {
+            self.events.push_back(event);
+        }
+        match &self.farewell {
+            Some((code, message)) => Err(ClientError::Closed { code: Some(*code), message: message.clone() }),
+            None => Err(ClientError::Broken(cause)),
+        }
+    }
+
+    /// Tells the gateway that nothing more will be sent.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn finish(&mut self) -> Result<(), ClientError> {
+        self.stream.shutdown(Shutdown::Write).map_err(ClientError::Broken)
+    }
+
+    /// Waits for the event that `pick` takes; keeps the others.
+    fn answer<T>(
+        &mut self,
+        awaited: &'static str,
+        request: FrameType,
+        mut pick: impl FnMut(Event) -> Result<T, Event>,
+    ) -> Result<T, ClientError> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let event = self.receive(deadline)?.ok_or(ClientError::Timeout { waited: self.timeout, awaited })?;
+            match pick(event) {
+                Ok(answer) => return Ok(answer),
+                Err(Event::Error(error)) if error.in_reply_to == request as u32 || error.closing => {
+                    return Err(ClientError::Refused(error));
+                }
+                Err(other) => self.events.push_back(other),
+            }
+        }
+    }
+
+    /// The next event off the wire, or `None` at the deadline.
+    fn receive(&mut self, deadline: Instant) -> Result<Option<Event>, ClientError> {
+        loop {
+            if let Some(event) = self.take_frame()? {
+                return Ok(Some(event));
+            }
+            // A timeout of zero would mean none at all.
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            self.stream.set_read_timeout(Some(left)).map_err(ClientError::Broken)?;
+            let mut chunk = [0; READ_BYTES];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(self.closed()),
+                Ok(count) => self.received.extend_from_slice(&chunk[..count]),
+                Err(cause) => match cause.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut if Instant::now() < deadline => {}
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => return Ok(None),
+                    io::ErrorKind::ConnectionReset if self.farewell.is_some() => return Err(self.closed()),
+                    _ => return Err(ClientError::Broken(cause)),
+                },
+            }
+        }
+    }
+
+    fn closed(&self) -> ClientError {
+        let (code, message) = self.farewell.clone().map_or((None, String::new()), |(code, message)| (Some(code), message));
+        ClientError::Closed { code, message }
+    }
+
+    /// The first frame of what was received, if it is complete. Answers PINGs, skips unknown frames.
+    fn take_frame(&mut self) -> Result<Option<Event>, ClientError> {
+        loop {
+            let (taken, frame_bytes) = match decode(&self.received, BODY_BYTES_CEILING).map_err(ClientError::Malformed)? {
+                Decoded::NeedMore { .. } => return Ok(None),
+                Decoded::Frame { frame, frame_bytes } => (Taken::of(frame), frame_bytes),
+            };
+            self.received.drain(..frame_bytes);
+            match taken {
+                Taken::Event(event) => {
+                    self.note_farewell(&event);
+                    return Ok(Some(event));
+                }
+                Taken::Ping(ping) => {
+                    let pong = body::Pong { sent_us: ping.sent_us, heartbeat_interval_ms: 0 };
+                    self.write_frame(&Frame::Pong(pong))?;
+                }
+                Taken::Skip => {}
+                Taken::Misdirected(kind) => return Err(ClientError::Unexpected { kind: kind.name() }),
+            }
+        }
+    }
+
+    fn note_farewell(&mut self, event: &Event) {
+        self.farewell = match event {
+            Event::Error(error) if error.closing => Some((error.code, error.message.clone())),
+            Event::Kicked(kicked) => Some((kicked.code, kicked.message.clone())),
+            Event::Goaway(goaway) => Some((goaway.code, goaway.message.clone())),
+            Event::Error(_)
+            | Event::LoginOk(_)
+            | Event::Pong(_)
+            | Event::SendOk(_)
+            | Event::Push(_)
+            | Event::JoinOk(_)
+            | Event::LeaveOk(_) => return,
+        };
+    }
+}
+
+/// What a client makes of a frame.
+enum Taken {
+    Event(Event),
+    Ping(body::Ping),
+    Skip,
+    Misdirected(FrameType),
+}
+
+impl Taken {
+    fn of(frame: Frame<'_>) -> Taken {
+        Taken::Event(match frame {
+            Frame::LoginOk(ok) => Event::LoginOk(ok),
+            Frame::Pong(pong) => Event::Pong(pong),
+            Frame::SendOk(ok) => Event::SendOk(ok),
+            Frame::Push(push) => Event::Push(push.into()),
+            Frame::JoinOk(ok) => Event::JoinOk(ok),
+            Frame::LeaveOk(ok) => Event::LeaveOk(ok),
+            Frame::Kicked(kicked) => Event::Kicked(kicked),
+            Frame::Goaway(goaway) => Event::Goaway(goaway),
+            Frame::Error(error) => Event::Error(error),
+            Frame::Ping(ping) => return Taken::Ping(ping),
+            Frame::Unknown { .. } => return Taken::Skip,
+            Frame::Login(_) => return Taken::Misdirected(FrameType::Login),
+            Frame::Send(_) => return Taken::Misdirected(FrameType::Send),
+            Frame::Join(_) => return Taken::Misdirected(FrameType::Join),
+            Frame::Leave(_) => return Taken::Misdirected(FrameType::Leave),
+        })
+    }
+}
+
+impl From<PushRef<'_>> for Push {
+    fn from(push: PushRef<'_>) -> Push {
+        Push {
+            channel: push.channel.to_owned(),
+            from_client: push.from_client.to_owned(),
+            from_device: push.from_device.to_owned(),
+            client_msg_id: push.client_msg_id,
+            payload: push.payload.to_vec(),
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
