@@ -5,6 +5,9 @@
 
 mod listener;
 mod table;
+mod transfer;
+#[allow(unsafe_code, reason = "one of the two fenced places: a system call that nix does not wrap")]
+mod wait;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,20 +19,21 @@ use std::{
 use nix::{
     errno::Errno,
     sys::{
-        epoll::{Epoll as Poll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
-        socket::{MsgFlags, Shutdown, recv, send, shutdown},
+        epoll::{Epoll as Poll, EpollCreateFlags, EpollEvent, EpollFlags},
+        socket::{Shutdown, shutdown},
     },
 };
 
 use self::{
     listener::Listener,
-    table::{Entry, Phase, Table},
+    table::{Phase, Table},
+    transfer::{Unsent, enqueue},
 };
 use super::{Backend, Event, Parcel, Peers, Setup, Sink, Wait, socket};
 use crate::{
     ids::{ConnId, ShardId},
     io::Chunk,
-    limits::{ACCEPTS_PER_TURN, RECEIVE_STEP_BYTES, RECEIVE_TURN_BYTES},
+    limits::{ACCEPTS_PER_TURN, RECEIVE_TURN_BYTES},
 };
 
 /// Edges taken from the kernel in one turn.
@@ -60,11 +64,6 @@ pub(super) struct Epoll {
     /// Whether the kernel waits in microseconds (`epoll_pwait2`, since 5.11).
     waits_finely: bool,
     scratch: Box<[u8]>,
-}
-
-struct Unsent {
-    chunk: Chunk,
-    sent: usize,
 }
 
 enum Done {
@@ -106,43 +105,6 @@ impl Epoll {
         })
     }
 
-    /// Waits in the kernel; returns the number of edges.
-    fn wait(&mut self, wait: Wait) -> nix::Result<usize> {
-        let timeout = match wait {
-            Wait::No => EpollTimeout::ZERO,
-            Wait::Forever => EpollTimeout::NONE,
-            Wait::Micros(micros) if self.waits_finely => match self.wait_micros(micros) {
-                Err(Errno::ENOSYS | Errno::EPERM) => {
-                    self.waits_finely = false;
-                    log::debug!("this kernel or its seccomp filter has no epoll_pwait2: timers are late by up to 1 ms");
-                    return Ok(0);
-                }
-                result => return result,
-            },
-            Wait::Micros(micros) => EpollTimeout::try_from(micros.div_ceil(1_000)).unwrap_or(EpollTimeout::MAX),
-        };
-        self.poll.wait(&mut self.edges, timeout)
-    }
-
-    /// `epoll_pwait2`, by its number: C libraries older than Linux 5.11 do not know it.
-    fn wait_micros(&mut self, micros: u64) -> nix::Result<usize> {
-        let timeout = libc::timespec { tv_sec: (micros / 1_000_000) as i64, tv_nsec: (micros % 1_000_000 * 1_000) as i64 };
-        // SAFETY: the pointers outlive the call; `EpollEvent` is a transparent `libc::epoll_event`, the kernel writes at most
-        // as many of them as it is told there are, and reads no signal mask (a null pointer).
-        let count = unsafe {
-            libc::syscall(
-                libc::SYS_epoll_pwait2,
-                self.poll.0.as_raw_fd(),
-                self.edges.as_mut_ptr().cast::<libc::epoll_event>(),
-                self.edges.len() as libc::c_int,
-                &raw const timeout,
-                std::ptr::null::<libc::sigset_t>(),
-                0usize,
-            )
-        };
-        Errno::result(count).map(|count| count as usize)
-    }
-
     /// Registers a connection for all that can happen to it. What is readable already is an edge too.
     fn register(&mut self, conn: ConnId) -> nix::Result<()> {
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
@@ -180,88 +142,6 @@ impl Epoll {
             && let Some(unsent) = self.unsent.remove(&conn.slot)
         {
             self.transmit(conn, unsent);
-        }
-    }
-
-    /// Receives from a connection what it may have in this turn. Returns whether more may be there.
-    fn receive(&mut self, conn: ConnId, sink: &mut impl Sink) -> bool {
-        let Some(entry) = self.table.get(conn) else { return false };
-        entry.queued = false;
-        let limit = match entry.phase {
-            Phase::Deciding => RECEIVE_STEP_BYTES,
-            Phase::Open => RECEIVE_TURN_BYTES,
-            Phase::Free | Phase::Connecting | Phase::Broken | Phase::Ended => return false,
-        };
-        let mut taken = 0;
-        while entry.readable {
-            if entry.eof {
-                // All is delivered that can be, but for an error: one behind the peer's end, or one of our sends.
-                entry.readable = false;
-                if let Some(errno) = entry.take_error() {
-                    break_connection(conn, entry, errno, sink);
-                }
-                return false;
-            }
-            let takes_bytes = sink.takes_bytes();
-            if !takes_bytes && !entry.hung_up {
-                return true;
-            }
-            // While bytes are held back, only the end is looked for.
-            let flags = if takes_bytes { MsgFlags::MSG_DONTWAIT } else { MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK };
-            match recv(entry.open_fd().as_raw_fd(), &mut self.scratch[..limit - taken], flags) {
-                Ok(0) if entry.failed => break_connection(conn, entry, entry.number as i32, sink),
-                Ok(0) => {
-                    entry.eof = true;
-                    sink.event(Event::Eof { conn });
-                }
-                Ok(_) if !takes_bytes => return true,
-                Ok(count) => {
-                    sink.event(Event::Received { conn, bytes: &self.scratch[..count] });
-                    taken += count;
-                    // Less than asked for means that no more was there, and what comes later is an edge of its own.
-                    entry.readable = entry.hung_up || taken == limit;
-                    if entry.phase == Phase::Deciding || taken == limit {
-                        return entry.readable;
-                    }
-                }
-                Err(Errno::EAGAIN) if entry.failed => break_connection(conn, entry, entry.number as i32, sink),
-                Err(Errno::EAGAIN) => entry.readable = false,
-                Err(Errno::EINTR) => {}
-                Err(errno) => break_connection(conn, entry, errno as i32, sink),
-            }
-        }
-        false
-    }
-
-    /// Gives the socket of a connection as much of its chunk as it takes; keeps the rest until the socket is writable again.
-    fn transmit(&mut self, conn: ConnId, mut unsent: Unsent) {
-        let Some(entry) = self.table.get(conn) else { return };
-        entry.sending = false;
-        loop {
-            let rest = &unsent.chunk.as_slice()[unsent.sent..];
-            match send(entry.open_fd().as_raw_fd(), rest, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
-                Ok(count) if count == rest.len() => {
-                    self.done.push_back(Done::Sent { conn, chunk: unsent.chunk });
-                    return;
-                }
-                Ok(count) => unsent.sent += count,
-                Err(Errno::EAGAIN) => {
-                    entry.sending = true;
-                    self.unsent.insert(conn.slot, unsent);
-                    return;
-                }
-                Err(Errno::EINTR) => {}
-                Err(errno) => {
-                    // The peer's last bytes come first, then `Broken`.
-                    entry.failed = true;
-                    entry.number = errno as i32 as u32;
-                    entry.readable = true;
-                    entry.hung_up = true;
-                    enqueue(&mut self.ready, conn, entry);
-                    self.overlooked = true;
-                    return;
-                }
-            }
         }
     }
 
@@ -415,7 +295,7 @@ impl Backend for Epoll {
 
     fn depart(&mut self, conn: ConnId, to: ShardId) {
         let Some(entry) = self.table.named(conn) else { return };
-        let healthy = entry.phase == Phase::Deciding && !entry.failed;
+        let healthy = entry.phase == Phase::Deciding && !entry.failed && !entry.sending;
         let done = match entry.fd.take_if(|_| healthy && self.peers.take_room(to)) {
             Some(fd) => {
                 entry.phase = Phase::Ended;
@@ -465,17 +345,4 @@ impl Backend for Epoll {
     fn stop_accepting(&mut self) {
         self.listener = None;
     }
-}
-
-/// Lists a connection to be received from, once.
-fn enqueue(ready: &mut VecDeque<ConnId>, conn: ConnId, entry: &mut Entry) {
-    if !std::mem::replace(&mut entry.queued, true) {
-        ready.push_back(conn);
-    }
-}
-
-fn break_connection(conn: ConnId, entry: &mut Entry, errno: i32, sink: &mut impl Sink) {
-    entry.phase = Phase::Broken;
-    entry.readable = false;
-    sink.event(Event::Broken { conn, errno });
 }

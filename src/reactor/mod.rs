@@ -4,7 +4,6 @@
 
 #[allow(unsafe_code, reason = "one of the two fenced places: memory shared with the kernel")]
 mod buffers;
-#[allow(unsafe_code, reason = "one of the two fenced places: a system call that nix does not wrap")]
 mod epoll;
 pub mod probe;
 pub mod socket;
