@@ -77,6 +77,7 @@ impl Checker {
             }
             Input::Eof { conn } => {
                 let known = self.live(*conn, "Eof");
+                assert!(!known.stepped, "the end of {conn} was received before its machine had a say");
                 assert!(!std::mem::replace(&mut known.eof, true), "a second Eof for {conn}");
             }
             Input::Broken { conn, errno } => {

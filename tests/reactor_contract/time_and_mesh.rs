@@ -50,12 +50,16 @@ pub(crate) fn passes_messages_between_reactors(kind: Kind) {
 }
 
 pub(crate) fn refuses_a_post_into_a_full_ring(kind: Kind) {
-    const COUNT: u64 = 1_000;
+    const TURNS: u64 = 200;
+    const EACH: u64 = 20;
     let mut rig = Rig::new(kind, Options { reactors: 2, ring: 4, ..Options::default() });
-    let posts = (0..COUNT).map(|number| Output::Post { to: ShardId(1), message: Note::Number(number) });
-    rig.tell(0, Note::DoAll(posts.collect()));
+    // Over many turns, so that the other side makes room in the middle of some of them.
+    for turn in 0..TURNS {
+        let posts = (turn * EACH..(turn + 1) * EACH).map(|number| Output::Post { to: ShardId(1), message: Note::Number(number) });
+        rig.tell(0, Note::DoAll(posts.collect()));
+    }
     rig.reactors[0].wait_for("PostRefused", |report| matches!(report.seen, Seen::PostRefused { .. }).then_some(()));
-    for expected in 0..COUNT {
+    for expected in 0..TURNS * EACH {
         let number = rig.reactors[1].wait_for("a number", |report| match report.seen {
             Seen::Number { number, .. } => Some(number),
             _ => None,
