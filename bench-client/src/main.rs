@@ -1,4 +1,59 @@
 //! A load simulator for long-connection gateways.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod args;
+mod demo;
+mod fleet;
+mod launch;
+mod measure;
+mod plan;
+mod progress;
+mod report;
+mod run;
+mod scenario;
+mod signals;
+mod table;
+mod token;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::{
+    args::{Cli, Command},
+    launch::Failure,
+};
+
+/// `EX_USAGE` of sysexits.h.
+const EXIT_USAGE: u8 = 64;
+/// There is no valid result.
+const EXIT_INVALID: u8 = 2;
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let result = match &cli.command {
+        Command::Connect(args) => launch::connect(args),
+        Command::Route(args) => launch::route(args),
+        Command::Fanout(args) => launch::fanout(args),
+        Command::Demo(args) => demo::demo(args),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(Failure::Usage(words)) => {
+            eprintln!("error: {words}\n\nFor more information, try '--help'.");
+            ExitCode::from(EXIT_USAGE)
+        }
+        Err(Failure::Run(cause)) => {
+            eprintln!("bench-client: {cause:#}");
+            ExitCode::from(EXIT_INVALID)
+        }
+    }
+}

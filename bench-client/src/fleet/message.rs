@@ -1,0 +1,169 @@
+//! What workers and the main thread tell each other over the mesh.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+use weir::io::Tick;
+
+use crate::measure;
+
+/// A message of the mesh. The main thread's port is the one after the workers'.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Main to worker: send from `start` until `end`.
+    Go { start: Tick, end: Tick },
+    /// Main to worker: send nothing new.
+    Halt,
+    /// Main to worker: end all connections; close what is left at `deadline`.
+    Leave { deadline: Tick },
+    /// Main to worker: return.
+    Exit,
+    /// Worker to main: how things stand.
+    Progress(Box<Tally>),
+    /// Worker to main: all connections are closed; these are the results.
+    Done(Box<Outcome>),
+    /// Worker to the worker of a group's publisher: every member here has all sequences below `below` behind it.
+    Passed { publisher: u32, below: u32 },
+}
+
+/// A worker's counts. All of them only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Clients that became ready.
+    pub(crate) ready: u64,
+    /// Clients that never will.
+    pub(crate) failed: u64,
+    /// Attempts to connect or log in that failed and were repeated.
+    pub(crate) retried: u64,
+    /// Ready clients whose connection ended before it should.
+    pub(crate) dropped: u64,
+    /// SEND frames given to the reactor.
+    pub(crate) sent: u64,
+    /// Different intact messages that came to whom they were meant for.
+    pub(crate) received: u64,
+    /// Those of them that came before the end of the sending phase.
+    pub(crate) received_in_phase: u64,
+    pub(crate) duplicated: u64,
+    pub(crate) reordered: u64,
+    pub(crate) misdelivered: u64,
+    pub(crate) corrupted: u64,
+    /// SENDs that the gateway answered with ERROR.
+    pub(crate) refused: u64,
+    pub(crate) pings: u64,
+    pub(crate) pongs: u64,
+    /// No SEND will follow in this phase.
+    pub(crate) is_quiet: bool,
+}
+
+impl Tally {
+    /// Adds another worker's counts.
+    pub(crate) fn add(&mut self, other: &Tally) {
+        self.ready += other.ready;
+        self.failed += other.failed;
+        self.retried += other.retried;
+        self.dropped += other.dropped;
+        self.sent += other.sent;
+        self.received += other.received;
+        self.received_in_phase += other.received_in_phase;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        self.misdelivered += other.misdelivered;
+        self.corrupted += other.corrupted;
+        self.refused += other.refused;
+        self.pings += other.pings;
+        self.pongs += other.pongs;
+        self.is_quiet &= other.is_quiet;
+    }
+
+    /// Faults that show before the end is known; `lost` only shows then.
+    pub(crate) fn faults(&self) -> u64 {
+        self.duplicated + self.reordered + self.misdelivered + self.corrupted
+    }
+}
+
+/// What a worker knows of the streams of messages that begin or end at it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ledger {
+    /// SENDs by outgoing stream.
+    pub(crate) sent: Vec<u32>,
+    /// Those of them that the gateway refused, for the few streams where it did.
+    pub(crate) refused: BTreeMap<u32, u32>,
+    /// Different messages received, by incoming stream.
+    pub(crate) received: Vec<u32>,
+}
+
+impl Ledger {
+    /// The messages of an outgoing stream that the gateway took.
+    pub(crate) fn taken(&self, stream: usize) -> u32 {
+        let refused = self.refused.get(&(stream as u32)).copied().unwrap_or(0);
+        self.sent[stream].saturating_sub(refused)
+    }
+}
+
+/// Why something was refused or ended: how often, and what was said the first time.
+pub(crate) type Causes = BTreeMap<String, (u64, String)>;
+
+/// A worker's results.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) tally: Tally,
+    pub(crate) ledger: Ledger,
+    /// From the (planned) send time to the receiver, microseconds.
+    pub(crate) latency_us: Histogram<u64>,
+    /// From the planned to the actual send time, microseconds.
+    pub(crate) lag_us: Histogram<u64>,
+    /// PING to PONG, microseconds.
+    pub(crate) rtt_us: Histogram<u64>,
+    /// Refused SENDs, by code.
+    pub(crate) refusals: Causes,
+    /// Failed, repeated and dropped connections, by cause.
+    pub(crate) endings: Causes,
+    /// The first faults seen, in words.
+    pub(crate) examples: Vec<String>,
+}
+
+/// This many faults are told in words.
+pub(crate) const EXAMPLES_MAX: usize = 8;
+
+impl Outcome {
+    pub(crate) fn new() -> Outcome {
+        Outcome {
+            tally: Tally { is_quiet: true, ..Tally::default() },
+            ledger: Ledger::default(),
+            latency_us: measure::histogram(),
+            lag_us: measure::histogram(),
+            rtt_us: measure::histogram(),
+            refusals: Causes::new(),
+            endings: Causes::new(),
+            examples: Vec::new(),
+        }
+    }
+
+    /// Adds another worker's results, except its ledger.
+    pub(crate) fn merge(&mut self, other: &Outcome) {
+        self.tally.add(&other.tally);
+        for (ours, theirs) in
+            [(&mut self.latency_us, &other.latency_us), (&mut self.lag_us, &other.lag_us), (&mut self.rtt_us, &other.rtt_us)]
+        {
+            ours.add(theirs).expect("all histograms have the same bounds");
+        }
+        for (ours, theirs) in [(&mut self.refusals, &other.refusals), (&mut self.endings, &other.endings)] {
+            for (cause, (count, words)) in theirs {
+                ours.entry(cause.clone()).or_insert_with(|| (0, words.clone())).0 += count;
+            }
+        }
+        self.examples.extend(other.examples.iter().cloned());
+        self.examples.truncate(EXAMPLES_MAX);
+    }
+}
+
+/// Counts one more of `cause`.
+pub(crate) fn count_cause(causes: &mut Causes, cause: &str, words: &str) {
+    match causes.get_mut(cause) {
+        Some((count, _)) => *count += 1,
+        None => {
+            causes.insert(cause.to_owned(), (1, words.to_owned()));
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! A gateway in memory, for tests: it speaks the protocol to whole fleets, and can be told to get single messages wrong.
+#![forbid(unsafe_code)]
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use weir::{
+    ids::{ConnId, ShardId},
+    io::{Input, Machine, Output, Tick},
+    wire::{Decoded, ErrorCode, Frame, FrameType, PushRef, SendRef, body, decode, encode},
+};
+
+use super::{Fleet, Ledger, Message, Outcome};
+use crate::{plan::Plan, scenario::Scenario};
+
+/// What the gateway does to one delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    Drop,
+    Duplicate,
+    /// Delivers it after the next one of the same receiver.
+    Swap,
+    /// Delivers it to somebody else.
+    Misdeliver,
+    /// Delivers it under another sender's name.
+    Rename,
+    /// Delivers it with one bit changed.
+    Flip,
+    /// Answers the SEND with RATE_EXCEEDED.
+    Refuse,
+    /// Closes the receiver's connection instead.
+    Kick,
+}
+
+/// What the gateway is told to do.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Script {
+    /// Faults by number of the delivery.
+    pub(super) faults: BTreeMap<u64, Fault>,
+    /// LOGINs, by number, that are answered by this error.
+    pub(super) refused_logins: BTreeMap<u64, ErrorCode>,
+    /// The heartbeat interval announced.
+    pub(super) heartbeat_interval_ms: u32,
+    /// PINGs are not answered.
+    pub(super) ignores_pings: bool,
+    /// Bytes reach the clients in pieces of this size; 0 for whole.
+    pub(super) piece_bytes: usize,
+}
+
+/// One side of a connection: which worker's, and its slot.
+type Peer = (usize, u32);
+
+/// What the gateway knows of a connection.
+#[derive(Debug)]
+struct Session {
+    conn: ConnId,
+    client: String,
+    groups: Vec<String>,
+    /// Bytes on their way to the client.
+    pending: Vec<u8>,
+    /// A push that waits for the next one, to be overtaken.
+    swapped: Option<Vec<u8>>,
+    is_ended: bool,
+}
+
+/// Fleets, the gateway they talk to, and time.
+pub(super) struct World<S> {
+    fleets: Vec<Fleet<S>>,
+    script: Script,
+    sessions: BTreeMap<Peer, Session>,
+    generation: u32,
+    deliveries: u64,
+    logins: u64,
+    pub(super) now: Tick,
+    mail: VecDeque<(usize, u32, Message)>,
+    stopped: usize,
+    /// What the main thread was told.
+    pub(super) tallies: Vec<super::Tally>,
+    outcomes: Vec<Option<Box<Outcome>>>,
+    /// Connections that were there at once, at most.
+    pub(super) peak: usize,
+}
+
+impl<S: Scenario> World<S> {
+    pub(super) fn new(plan: &Plan, script: Script, scenario: impl Fn(&Plan, u32) -> S) -> World<S> {
+        let plan = Arc::new(plan.clone());
+        World {
+            fleets: (0..plan.workers).map(|worker| Fleet::new(Arc::clone(&plan), worker, scenario(&plan, worker))).collect(),
+            script,
+            sessions: BTreeMap::new(),
+            generation: 0,
+            deliveries: 0,
+            logins: 0,
+            now: Tick(1_000_000),
+            mail: VecDeque::new(),
+            stopped: 0,
+            tallies: vec![super::Tally::default(); plan.workers as usize],
+            outcomes: (0..plan.workers).map(|_| None).collect(),
+            peak: 0,
+        }
+    }
+
+    /// Lets time pass, a millisecond a turn.
+    pub(super) fn run_ms(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.now = self.now.plus_ms(1);
+            self.turn();
+        }
+    }
+
+    pub(super) fn tell(&mut self, message: impl Fn() -> Message) {
+        for worker in 0..self.fleets.len() {
+            self.mail.push_back((worker, self.fleets.len() as u32, message()));
+        }
+    }
+
+    /// A whole run: ramp, sending phase, drain, end.
+    pub(super) fn whole(mut self, phase_ms: u64) -> (Outcome, Vec<Ledger>) {
+        self.run_ms(2_000);
+        let (start, end) = (self.now, self.now.plus_ms(phase_ms));
+        self.tell(|| Message::Go { start, end });
+        self.run_ms(phase_ms + 200);
+        self.finish()
+    }
+
+    /// The end of a run.
+    pub(super) fn finish(mut self) -> (Outcome, Vec<Ledger>) {
+        let deadline = self.now.plus_ms(500);
+        self.tell(|| Message::Leave { deadline });
+        self.run_ms(1_000);
+        assert_eq!(self.sessions.len(), 0, "every connection was closed");
+        self.tell(|| Message::Exit);
+        self.run_ms(1);
+        assert_eq!(self.stopped, self.fleets.len(), "every worker returned");
+        let mut sum = Outcome::new();
+        let mut ledgers = Vec::new();
+        for outcome in self.outcomes.into_iter().flatten() {
+            sum.merge(&outcome);
+            ledgers.push(outcome.ledger);
+        }
+        assert_eq!(ledgers.len(), self.fleets.len(), "every worker reported");
+        (sum, ledgers)
+    }
+
+    /// One turn of every reactor.
+    fn turn(&mut self) {
+        for (to, from, message) in std::mem::take(&mut self.mail) {
+            self.fleets[to].handle(self.now, Input::Posted { from: ShardId(from as u16), message });
+        }
+        for worker in 0..self.fleets.len() {
+            self.deliver(worker);
+            self.fleets[worker].handle_tick(self.now);
+            while let Some(output) = self.fleets[worker].poll_output() {
+                self.perform(worker, output);
+            }
+        }
+        self.peak = self.peak.max(self.sessions.len());
+    }
+
+    /// Hands a worker's connections what waits for them.
+    fn deliver(&mut self, worker: usize) {
+        let peers: Vec<Peer> = self.sessions.range((worker, 0)..(worker + 1, 0)).map(|(peer, _)| *peer).collect();
+        for peer in peers {
+            let session = self.sessions.get_mut(&peer).expect("just seen");
+            let (conn, bytes, is_ended) = (session.conn, std::mem::take(&mut session.pending), session.is_ended);
+            let piece = if self.script.piece_bytes == 0 { bytes.len().max(1) } else { self.script.piece_bytes };
+            for bytes in bytes.chunks(piece) {
+                self.fleets[worker].handle(self.now, Input::Received { conn, bytes });
+            }
+            if is_ended {
+                self.sessions.get_mut(&peer).expect("just seen").is_ended = false;
+                self.fleets[worker].handle(self.now, Input::Eof { conn });
+            }
+        }
+    }
+
+    fn perform(&mut self, worker: usize, output: Output<Message>) {
+        match output {
+            Output::Connect { token, from, .. } => {
+                assert!(from.is_some(), "loopback runs name their source");
+                let slot = (0..).find(|slot| !self.sessions.contains_key(&(worker, *slot))).expect("slots never end");
+                self.generation += 1;
+                let conn = ConnId { slot, generation: self.generation };
+                let session = Session {
+                    conn,
+                    client: String::new(),
+                    groups: Vec::new(),
+                    pending: Vec::new(),
+                    swapped: None,
+                    is_ended: false,
+                };
+                self.sessions.insert((worker, slot), session);
+                self.fleets[worker].handle(self.now, Input::Connected { conn, token });
+            }
+            Output::Send { conn, chunk } => {
+                let mut rest = chunk.as_slice();
+                while !rest.is_empty() {
+                    let Ok(Decoded::Frame { frame, frame_bytes }) = decode(rest, 1 << 20) else {
+                        panic!("clients send whole frames")
+                    };
+                    self.take((worker, conn.slot), frame);
+                    rest = &rest[frame_bytes..];
+                }
+                self.fleets[worker].handle(self.now, Input::Sent { conn, chunk });
+            }
+            Output::Finish { conn } => self.sessions.get_mut(&(worker, conn.slot)).expect("a live connection").is_ended = true,
+            Output::Close { conn } => {
+                let session = self.sessions.remove(&(worker, conn.slot)).expect("a live connection");
+                assert_eq!(session.conn, conn, "no old id is used");
+                self.fleets[worker].handle(self.now, Input::Closed { conn });
+            }
+            Output::Post { to, message } if to.index() < self.fleets.len() => {
+                self.mail.push_back((to.index(), worker as u32, message))
+            }
+            Output::Post { message: Message::Progress(tally), .. } => self.tallies[worker] = *tally,
+            Output::Post { message: Message::Done(outcome), .. } => self.outcomes[worker] = Some(outcome),
+            Output::Stop => self.stopped += 1,
+            other => panic!("a fleet has no use for {other:?}"),
+        }
+    }
+
+    fn take(&mut self, peer: Peer, frame: Frame<'_>) {
+        match frame {
+            Frame::Login(login) => {
+                self.logins += 1;
+                if let Some(code) = self.script.refused_logins.get(&(self.logins - 1)) {
+                    let error =
+                        body::Error { code: code.number(), message: "scripted".into(), closing: true, ..Default::default() };
+                    self.push(peer, &Frame::Error(error));
+                    self.session(peer).is_ended = true;
+                    return;
+                }
+                self.session(peer).client = login.client_id;
+                let heartbeat_interval_ms = self.script.heartbeat_interval_ms;
+                self.push(peer, &Frame::LoginOk(body::LoginOk { heartbeat_interval_ms, ..Default::default() }));
+            }
+            Frame::Join(join) => {
+                self.session(peer).groups.push(join.group.clone());
+                self.push(peer, &Frame::JoinOk(body::JoinOk { group: join.group }));
+            }
+            Frame::Ping(ping) if !self.script.ignores_pings => {
+                self.push(peer, &Frame::Pong(body::Pong { sent_us: ping.sent_us, heartbeat_interval_ms: 0 }));
+            }
+            Frame::Ping(_) => {}
+            Frame::Send(send) => self.route(peer, &send),
+            other => panic!("a client has no reason to send {other:?}"),
+        }
+    }
+
+    fn session(&mut self, peer: Peer) -> &mut Session {
+        self.sessions.get_mut(&peer).expect("a live connection")
+    }
+
+    fn push(&mut self, peer: Peer, frame: &Frame<'_>) {
+        encode(frame, &mut self.session(peer).pending);
+    }
+
+    /// Delivers a SEND, with the faults that the script asks for.
+    fn route(&mut self, from: Peer, send: &SendRef<'_>) {
+        let sender = self.session(from).client.clone();
+        let receivers: Vec<Peer> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| match send.channel.split_once('/') {
+                Some(("user", client)) => session.client == client,
+                Some(("group", group)) => session.groups.iter().any(|joined| joined == group),
+                _ => panic!("no such channel: {:?}", send.channel),
+            })
+            .map(|(peer, _)| *peer)
+            .collect();
+        for to in receivers {
+            let fault = self.script.faults.get(&self.deliveries).copied();
+            self.deliveries += 1;
+            let push = PushRef {
+                channel: send.channel,
+                from_client: &sender,
+                from_device: "bench",
+                client_msg_id: send.client_msg_id,
+                payload: send.payload,
+            };
+            self.deliver_push(from, to, &push, fault);
+        }
+    }
+
+    fn deliver_push(&mut self, from: Peer, to: Peer, push: &PushRef<'_>, fault: Option<Fault>) {
+        let mut bytes = Vec::new();
+        encode(&Frame::Push(*push), &mut bytes);
+        match fault {
+            None => self.session(to).pending.extend_from_slice(&bytes),
+            Some(Fault::Drop) => return,
+            Some(Fault::Duplicate) => self.session(to).pending.extend_from_slice(&bytes.repeat(2)),
+            Some(Fault::Swap) => {
+                self.session(to).swapped = Some(bytes);
+                return;
+            }
+            Some(Fault::Misdeliver) => {
+                let other = *self.sessions.keys().find(|peer| **peer != to && **peer != from).expect("a third client");
+                self.session(other).pending.extend_from_slice(&bytes);
+            }
+            Some(Fault::Rename) => {
+                let from_client = if push.from_client == "b1" { "b2" } else { "b1" };
+                self.push(to, &Frame::Push(PushRef { from_client, ..*push }));
+            }
+            Some(Fault::Flip) => {
+                let mut payload = push.payload.to_vec();
+                payload[40] ^= 4;
+                self.push(to, &Frame::Push(PushRef { payload: &payload, ..*push }));
+            }
+            Some(Fault::Refuse) => {
+                let error = body::Error {
+                    code: ErrorCode::RateExceeded.number(),
+                    message: "scripted".into(),
+                    client_msg_id: push.client_msg_id,
+                    in_reply_to: FrameType::Send as u32,
+                    ..Default::default()
+                };
+                self.push(from, &Frame::Error(error));
+            }
+            Some(Fault::Kick) => {
+                let kicked =
+                    body::Kicked { code: ErrorCode::Superseded.number(), message: "scripted".into(), ..Default::default() };
+                self.push(to, &Frame::Kicked(kicked));
+                self.session(to).is_ended = true;
+            }
+        }
+        if let Some(swapped) = self.session(to).swapped.take() {
+            self.session(to).pending.extend_from_slice(&swapped);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The connections of one worker, and what scenarios do with them: send, check what came, count.
+#![forbid(unsafe_code)]
+
+use std::{collections::VecDeque, sync::Arc};
+
+use weir::{
+    ids::ShardId,
+    io::{Output, Tick},
+    wire::{Frame, PushRef, SendRef, encode},
+};
+
+use super::{
+    link::{Link, State},
+    message::{EXAMPLES_MAX, Message, Outcome},
+    wheel::Wheel,
+};
+use crate::{
+    plan::Plan,
+    verify::{self, Arrival, Destination, Stamp},
+};
+
+/// Buffers that are kept for reuse, at most.
+const POOL_MAX: usize = 4096;
+
+/// One worker's connections and counts.
+pub(crate) struct Net {
+    pub(crate) plan: Arc<Plan>,
+    /// This worker's number.
+    pub(crate) worker: u32,
+    pub(crate) links: Vec<Link>,
+    /// The link of each of the reactor's slots.
+    pub(crate) by_slot: Vec<u32>,
+    pub(crate) wheel: Wheel,
+    pub(crate) outputs: VecDeque<Output<Message>>,
+    /// Links with frames to send and nothing in flight.
+    pub(crate) dirty: Vec<u32>,
+    pub(crate) pool: Vec<Vec<u8>>,
+    pub(crate) outcome: Outcome,
+    /// Until when what arrives counts as received in the sending phase.
+    pub(crate) phase_end: Tick,
+    channel: String,
+    payload: Vec<u8>,
+}
+
+impl Net {
+    pub(crate) fn new(plan: Arc<Plan>, worker: u32) -> Net {
+        let links = plan.share(worker, plan.connections);
+        Net {
+            worker,
+            links: (0..links).map(|_| Link::new()).collect(),
+            by_slot: Vec::with_capacity(links as usize),
+            wheel: Wheel::new(),
+            outputs: VecDeque::new(),
+            dirty: Vec::new(),
+            pool: Vec::new(),
+            outcome: Outcome::new(),
+            phase_end: Tick(0),
+            channel: String::new(),
+            payload: verify::blank_payload(plan.payload_bytes),
+            plan,
+        }
+    }
+
+    /// The index, over all workers, of the client of a link.
+    pub(crate) fn client(&self, local: u32) -> u32 {
+        self.plan.client(self.worker, local)
+    }
+
+    /// Sends one stamped message, planned for `planned` and given to the reactor in this turn.
+    pub(crate) fn send(&mut self, local: u32, destination: Destination, slot: u8, sequence: u32, planned: Tick, now: Tick) {
+        let sender = self.client(local);
+        Stamp { run: self.plan.run, sender, destination, slot, sequence, planned }.write(&mut self.payload);
+        self.channel.clear();
+        match destination {
+            Destination::Client(client) => {
+                self.channel.push_str("user/");
+                self.plan.put_client(client, &mut self.channel);
+            }
+            Destination::Group(group) => {
+                self.channel.push_str("group/");
+                self.plan.put_group(group, &mut self.channel);
+            }
+        }
+        let send = SendRef {
+            channel: &self.channel,
+            client_msg_id: message_id(slot, sequence),
+            class: 0,
+            payload: &self.payload,
+            receipt: false,
+            include_sender: matches!(destination, Destination::Group(_)),
+        };
+        put(&mut self.links[local as usize], &mut self.pool, &Frame::Send(send));
+        self.touch(local, now);
+        self.outcome.tally.sent += 1;
+    }
+
+    /// Appends a frame to what a link has to send.
+    pub(crate) fn put_frame(&mut self, local: u32, frame: &Frame<'_>, now: Tick) {
+        put(&mut self.links[local as usize], &mut self.pool, frame);
+        self.touch(local, now);
+    }
+
+    fn touch(&mut self, local: u32, now: Tick) {
+        let link = &mut self.links[local as usize];
+        link.last_sent_ms = now.as_ms() as u32;
+        self.mark_dirty(local);
+    }
+
+    pub(crate) fn mark_dirty(&mut self, local: u32) {
+        let link = &mut self.links[local as usize];
+        if !link.is_dirty && !link.in_flight {
+            link.is_dirty = true;
+            self.dirty.push(local);
+        }
+    }
+
+    /// Gives a buffer back for reuse.
+    pub(crate) fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() > 0 && self.pool.len() < POOL_MAX {
+            buffer.clear();
+            self.pool.push(buffer);
+        }
+    }
+
+    /// Whether this client's connection is up.
+    pub(crate) fn is_ready(&self, local: u32) -> bool {
+        self.links[local as usize].state == State::Ready
+    }
+
+    /// Reads the stamp of a message that came to `local`, if it is intact, of this run and from whom it says it is. Else counts the fault.
+    pub(crate) fn inspect(&mut self, local: u32, push: &PushRef<'_>) -> Option<Stamp> {
+        let Some(stamp) = Stamp::read(push.payload).filter(|_| push.payload.len() == self.plan.payload_bytes) else {
+            self.outcome.tally.corrupted += 1;
+            self.example(|net| {
+                let (client, from, bytes) = (net.client(local), push.from_client, push.payload.len());
+                format!("client {client} got a corrupted payload of {bytes} bytes from {from:?}")
+            });
+            return None;
+        };
+        if stamp.run != self.plan.run || self.plan.client_named(push.from_client) != Some(stamp.sender) {
+            self.misdelivered(local, push, &stamp);
+            return None;
+        }
+        Some(stamp)
+    }
+
+    /// Counts a message that should not have come to this client, or not under this name.
+    pub(crate) fn misdelivered(&mut self, local: u32, push: &PushRef<'_>, stamp: &Stamp) {
+        self.outcome.tally.misdelivered += 1;
+        self.example(|net| {
+            let (client, from, channel) = (net.client(local), push.from_client, push.channel);
+            format!("client {client} got on {channel:?} from {from:?} what was sent as {stamp:?}")
+        });
+    }
+
+    /// Counts an intact message that came to whom it was meant for. Returns whether it is the first time.
+    pub(crate) fn arrived(&mut self, local: u32, arrival: &Arrival, stamp: &Stamp, now: Tick) -> bool {
+        let tally = &mut self.outcome.tally;
+        match arrival {
+            Arrival::Newest { .. } => {}
+            Arrival::Reordered => tally.reordered += 1,
+            Arrival::Duplicate => tally.duplicated += 1,
+        }
+        let fresh = *arrival != Arrival::Duplicate;
+        if fresh {
+            tally.received += 1;
+            tally.received_in_phase += u64::from(now < self.phase_end);
+            self.outcome.latency_us.saturating_record(now.micros_since(stamp.planned));
+        }
+        if !matches!(arrival, Arrival::Newest { .. }) {
+            self.example(|net| format!("client {}: {arrival:?}, {stamp:?}", net.client(local)));
+        }
+        fresh
+    }
+
+    fn example(&mut self, words: impl FnOnce(&Net) -> String) {
+        if self.outcome.examples.len() < EXAMPLES_MAX {
+            let words = words(self);
+            self.outcome.examples.push(words);
+        }
+    }
+
+    /// Sends a message to another worker.
+    pub(crate) fn post(&mut self, worker: u32, message: Message) {
+        self.outputs.push_back(Output::Post { to: ShardId(worker as u16), message });
+    }
+
+    /// Sends a message to the main thread.
+    pub(crate) fn post_main(&mut self, message: Message) {
+        self.post(self.plan.workers, message);
+    }
+}
+
+fn put(link: &mut Link, pool: &mut Vec<Vec<u8>>, frame: &Frame<'_>) {
+    if link.out.capacity() == 0 {
+        link.out = pool.pop().unwrap_or_default();
+    }
+    encode(frame, &mut link.out);
+}
+
+/// A `client_msg_id` that tells the stream and the sequence.
+pub(crate) fn message_id(slot: u8, sequence: u32) -> u64 {
+    u64::from(slot) << 32 | u64::from(sequence)
+}
+
+/// The slot of a [`message_id`].
+pub(crate) fn slot_of_id(id: u64) -> u8 {
+    (id >> 32) as u8
+}

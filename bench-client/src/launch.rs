@@ -1,0 +1,276 @@
+//! From the command line to a run, and from its result to a report.
+#![forbid(unsafe_code)]
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit};
+use weir::{
+    limits::NAME_BYTES_MAX,
+    reactor::{
+        Kind,
+        probe::{Choice, detect},
+    },
+};
+
+use crate::{
+    args::{Common, ConnectArgs, FanoutArgs, Pattern, ReactorArg, RouteArgs},
+    plan::{self, Plan},
+    report::{Load, Report},
+    run::{self, RunConfig},
+    scenario::{
+        Books, Scenario,
+        connect::{Connect, ConnectBooks},
+        fanout::{Fanout, FanoutConfig},
+        route::{Peers, Route, RouteConfig},
+    },
+    signals::Signals,
+    table,
+    token::Credentials,
+    verify::PAYLOAD_BYTES_MIN,
+};
+
+/// Members of a group when nothing is said.
+const MEMBERS_DEFAULT: u32 = 1_000;
+/// The longest client prefix: what follows it are the digits of a number, or "-g" and those.
+const PREFIX_BYTES_MAX: usize = NAME_BYTES_MAX - 12;
+/// Descriptors that are kept for everything but connections, where those count against the file limit.
+const DESCRIPTORS_SPARE: u64 = 200;
+
+/// Why there is no result.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// What was asked for makes no sense.
+    Usage(String),
+    /// It could not be done.
+    Run(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(cause: E) -> Failure {
+        Failure::Run(cause.into())
+    }
+}
+
+/// What a scenario asks of [`plan_for`].
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    connections: u32,
+    active: u32,
+    payload_bytes: usize,
+    connect_rate: Option<f64>,
+}
+
+/// Runs `connect`. Gives the exit code.
+///
+/// # Errors
+/// There is no result.
+pub(crate) fn connect(args: &ConnectArgs) -> Result<u8, Failure> {
+    let wanted = Wanted { connections: args.connections, active: 0, payload_bytes: PAYLOAD_BYTES_MIN, connect_rate: args.rate };
+    let (plan, kind) = plan_for(&args.common, wanted)?;
+    let config = RunConfig { goes_on_without_all: true, deliveries_per_message: 0, ..run_config("connect", kind, &args.common) };
+    let load = Load { planned_connects_per_s: args.rate, ..Load::default() };
+    finish(&args.common, measure(plan, &config, load, &ConnectBooks, &block_signals()?, |_, _| Connect)?)
+}
+
+/// Runs `route`. Gives the exit code.
+///
+/// # Errors
+/// There is no result.
+pub(crate) fn route(args: &RouteArgs) -> Result<u8, Failure> {
+    finish(&args.common, route_report(args, &block_signals()?)?)
+}
+
+/// Runs `fanout`. Gives the exit code.
+///
+/// # Errors
+/// There is no result.
+pub(crate) fn fanout(args: &FanoutArgs) -> Result<u8, Failure> {
+    finish(&args.common, fanout_report(args, &block_signals()?)?)
+}
+
+/// Runs `route`.
+pub(crate) fn route_report(args: &RouteArgs, signals: &Signals) -> Result<Report, Failure> {
+    let active = args.active.unwrap_or(args.connections);
+    if active > args.connections {
+        return Err(Failure::Usage(format!("--active {active} is more than --connections {}", args.connections)));
+    }
+    let wanted = Wanted { connections: args.connections, active, payload_bytes: args.payload.bytes, connect_rate: None };
+    let (plan, kind) = plan_for(&args.common, wanted)?;
+    let (peers, pattern) = match args.pattern {
+        Pattern::Pairs => (Peers::Pairs, "pairs"),
+        Pattern::Random => (Peers::random(args.peers, active, args.common.seed), "random"),
+    };
+    let route = Arc::new(RouteConfig { peers, depth: args.depth, rate: args.rate });
+    let load = Load {
+        pattern: Some(pattern),
+        depth: args.rate.is_none().then_some(args.depth),
+        planned_rate_per_s: args.rate,
+        ..Load::default()
+    };
+    let config = run_config("route", kind, &args.common);
+    measure(plan, &config, load, &*route, signals, |plan, worker| Route::new(Arc::clone(&route), plan, worker))
+}
+
+/// Runs `fanout`.
+pub(crate) fn fanout_report(args: &FanoutArgs, signals: &Signals) -> Result<Report, Failure> {
+    let by_members = args.members.unwrap_or(MEMBERS_DEFAULT).saturating_mul(args.groups);
+    let connections = args.connections.unwrap_or(by_members);
+    let members = connections / args.groups;
+    if members * args.groups != connections || members < args.publishers {
+        return Err(Failure::Usage(format!(
+            "{connections} clients in {} groups with {} publishers each: every group needs the same number of members, and its \
+             publishers are among them",
+            args.groups, args.publishers
+        )));
+    }
+    let wanted =
+        Wanted { connections, active: args.groups * args.publishers, payload_bytes: args.payload.bytes, connect_rate: None };
+    let (plan, kind) = plan_for(&args.common, wanted)?;
+    let fanout =
+        Arc::new(FanoutConfig { groups: args.groups, publishers: args.publishers, window: args.window, rate: args.rate });
+    let load = Load {
+        window: args.rate.is_none().then_some(args.window),
+        planned_rate_per_s: args.rate,
+        groups: Some(args.groups),
+        publishers: Some(args.publishers),
+        ..Load::default()
+    };
+    let config = RunConfig { deliveries_per_message: members.into(), ..run_config("fanout", kind, &args.common) };
+    measure(plan, &config, load, &*fanout, signals, |plan, worker| Fanout::new(Arc::clone(&fanout), plan, worker))
+}
+
+/// Blocks the signals that end a run early.
+pub(crate) fn block_signals() -> Result<Signals, Failure> {
+    Ok(Signals::block().context("signals cannot be waited for")?)
+}
+
+fn run_config(scenario: &'static str, kind: Kind, common: &Common) -> RunConfig {
+    RunConfig {
+        scenario,
+        kind,
+        duration: common.duration,
+        drain: common.drain,
+        server_pid: common.server_pid,
+        deliveries_per_message: 1,
+        goes_on_without_all: false,
+    }
+}
+
+fn measure<S: Scenario + 'static>(
+    plan: Plan,
+    config: &RunConfig,
+    load: Load,
+    books: &dyn Books,
+    signals: &Signals,
+    scenario: impl Fn(&Plan, u32) -> S,
+) -> Result<Report, Failure> {
+    let finished = run::run(plan.clone(), config, books, signals, scenario)?;
+    Ok(Report::new(&plan, config, load, &finished))
+}
+
+/// Prints and writes a result. Gives the exit code.
+fn finish(common: &Common, report: Report) -> Result<u8, Failure> {
+    table::print(&report);
+    if let Some(path) = &common.json {
+        report.write(path)?;
+    }
+    Ok(report.exit_code())
+}
+
+/// Works out who runs where.
+fn plan_for(common: &Common, wanted: Wanted) -> Result<(Plan, Kind), Failure> {
+    let target = resolve(&common.target)?;
+    check_prefix(&common.client_prefix)?;
+    let kind = pick(common.reactor)?;
+    let (file_limit, _) = getrlimit(Resource::RLIMIT_NOFILE).context("the file limit cannot be read")?;
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+    let workers = common.workers.unwrap_or_else(|| plan::workers_for(wanted.connections, cores, file_limit));
+    check_descriptors(kind, wanted.connections, workers, file_limit)?;
+    let credentials = match (&common.token, &common.hs256_secret) {
+        (Some(token), _) => Credentials::Same(token.clone()),
+        (None, Some(secret)) => Credentials::signed(secret.as_bytes(), &common.client_prefix, common.audience.clone())?,
+        (None, None) => Credentials::None,
+    };
+    let first_source = common.source.or(match target.ip() {
+        IpAddr::V4(ip) if ip.is_loopback() => Some(Ipv4Addr::new(127, 0, 0, 2)),
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    });
+    let plan = Plan {
+        target,
+        connections: wanted.connections,
+        active: wanted.active,
+        workers: workers.min(wanted.connections),
+        prefix: common.client_prefix.clone(),
+        credentials,
+        seed: common.seed,
+        run: run_number(),
+        payload_bytes: wanted.payload_bytes,
+        connect_rate: wanted.connect_rate,
+        connecting: common.connecting,
+        first_source,
+    };
+    Ok((plan, kind))
+}
+
+/// A number that no other run has: messages of an earlier run must not count in this one.
+fn run_number() -> u32 {
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    (nanos >> 10) as u32 ^ std::process::id().rotate_left(16)
+}
+
+/// The driver: the one asked for if it works here, else the best that does.
+fn pick(reactor: Option<ReactorArg>) -> Result<Kind, Failure> {
+    let choice = match reactor {
+        None => Choice::Auto,
+        Some(ReactorArg::Uring) => Choice::Uring,
+        Some(ReactorArg::Epoll) => Choice::Epoll,
+    };
+    let (kind, reason) = detect(choice).map_err(|words| Failure::Run(anyhow::anyhow!(words)))?;
+    if let Some(reason) = reason {
+        eprintln!("bench-client: using epoll: {reason}");
+    }
+    Ok(kind)
+}
+
+fn resolve(target: &str) -> Result<SocketAddr, Failure> {
+    let address = match target.split_once("://") {
+        Some(("weir", address)) => address,
+        Some((scheme, _)) => return Err(Failure::Usage(format!("--target {target}: {scheme} is not spoken here, only weir"))),
+        None => target,
+    };
+    let wrong = |why: String| Failure::Usage(format!("--target {target}: {why}. Write HOST:PORT, for example 127.0.0.1:7700"));
+    let mut addresses = address.to_socket_addrs().map_err(|cause| wrong(cause.to_string()))?;
+    addresses.next().ok_or_else(|| wrong("no address belongs to this name".into()))
+}
+
+fn check_prefix(prefix: &str) -> Result<(), Failure> {
+    let fits = prefix.len() <= PREFIX_BYTES_MAX && prefix.chars().all(|c| !c.is_control());
+    if fits {
+        return Ok(());
+    }
+    let bytes = prefix.len();
+    Err(Failure::Usage(format!(
+        "--client-prefix of {bytes} bytes: with a number behind it, it must be a name of at most {NAME_BYTES_MAX} bytes without control \
+         characters, so {PREFIX_BYTES_MAX} bytes are the most"
+    )))
+}
+
+/// With epoll every connection is a file; with io_uring only each worker's table is bounded.
+fn check_descriptors(kind: Kind, connections: u32, workers: u32, file_limit: u64) -> Result<(), Failure> {
+    let (held, what) = match kind {
+        Kind::Epoll => (file_limit.saturating_sub(DESCRIPTORS_SPARE), "epoll, where every connection is an open file"),
+        Kind::Uring => (u64::from(workers) * u64::from(plan::connections_per_worker(file_limit)), "so many --workers"),
+    };
+    if u64::from(connections) <= held {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "{connections} connections are more than the {held} that this process can hold with {what}: `ulimit -n` is {file_limit}. Raise it, \
+         or use io_uring and more --workers"
+    )))
+}

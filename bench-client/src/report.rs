@@ -1,0 +1,282 @@
+//! The result as an object, documented in `bench-client/schema.md`, and what makes a run not valid.
+#![forbid(unsafe_code)]
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::Context;
+use serde::Serialize;
+use weir::reactor::Kind;
+
+use crate::{
+    fleet::Causes,
+    measure::Percentiles,
+    plan::Plan,
+    run::{Finished, RunConfig},
+};
+
+/// An open loop whose sends were later than this, in the 99th percentile, measured the client and not the gateway.
+const LAG_P99_US_MAX: u64 = 1_000;
+
+/// One run's result. Field meanings: `schema.md`.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) scenario: &'static str,
+    pub(crate) target: String,
+    pub(crate) connections: u32,
+    pub(crate) duration_s: f64,
+    pub(crate) valid: bool,
+    pub(crate) invalid_reasons: Vec<String>,
+    pub(crate) sent: u64,
+    pub(crate) expected: u64,
+    pub(crate) received: u64,
+    pub(crate) lost: u64,
+    pub(crate) duplicated: u64,
+    pub(crate) reordered: u64,
+    pub(crate) misdelivered: u64,
+    pub(crate) corrupted: u64,
+    pub(crate) fault_examples: Vec<String>,
+    pub(crate) refused: u64,
+    pub(crate) refusals: BTreeMap<String, Cause>,
+    pub(crate) rate_per_s: f64,
+    pub(crate) latency_us: Option<Percentiles>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) schedule_lag_us: Option<Percentiles>,
+    pub(crate) connects_per_s: f64,
+    pub(crate) failed_connects: u64,
+    pub(crate) retried_connects: u64,
+    pub(crate) dropped_connections: u64,
+    pub(crate) endings: BTreeMap<String, Cause>,
+    pub(crate) heartbeats: Heartbeats,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) server: Option<Server>,
+    pub(crate) client_cpu_cores: f64,
+    pub(crate) workers: u32,
+    pub(crate) payload_bytes: usize,
+    pub(crate) active: u32,
+    #[serde(flatten)]
+    pub(crate) load: Load,
+    pub(crate) seed: u64,
+    pub(crate) host: Host,
+}
+
+/// What only some scenarios have.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Load {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pattern: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) depth: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) window: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) planned_rate_per_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) planned_connects_per_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) groups: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) publishers: Option<u32>,
+}
+
+/// How often something happened, and what was said the first time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Cause {
+    pub(crate) count: u64,
+    pub(crate) message: String,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Heartbeats {
+    pub(crate) sent: u64,
+    pub(crate) answered: u64,
+    pub(crate) rtt_us: Option<Percentiles>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Server {
+    pub(crate) cpu_ns_per_message: Option<f64>,
+    pub(crate) cpu_cores: f64,
+    pub(crate) user_bytes_per_connection: f64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Host {
+    pub(crate) kernel: String,
+    pub(crate) cores: u32,
+    pub(crate) git: &'static str,
+    pub(crate) command: String,
+    pub(crate) reactor: &'static str,
+}
+
+impl Host {
+    /// This machine, this program and how it was called.
+    pub(crate) fn here(kind: Kind) -> Host {
+        let kernel =
+            nix::sys::utsname::uname().map_or_else(|_| "unknown".into(), |name| name.release().to_string_lossy().into_owned());
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+        let reactor = match kind {
+            Kind::Uring => "uring",
+            Kind::Epoll => "epoll",
+        };
+        Host { kernel, cores, git: env!("BENCH_GIT"), command: command_line(std::env::args()), reactor }
+    }
+}
+
+/// The command, without what must stay secret and without the directory of the program.
+fn command_line(args: impl Iterator<Item = String>) -> String {
+    let mut words = Vec::new();
+    let mut is_secret = false;
+    for (at, arg) in args.enumerate() {
+        let name = arg.split('=').next().unwrap_or_default();
+        let hides = name == "--token" || name == "--hs256-secret";
+        let word = match (at, is_secret) {
+            (0, _) => arg.rsplit('/').next().unwrap_or_default().to_owned(),
+            (_, true) => "…".to_owned(),
+            (_, false) if hides && arg.contains('=') => format!("{name}=…"),
+            (_, false) => arg.clone(),
+        };
+        is_secret = hides && !arg.contains('=');
+        words.push(word);
+    }
+    words.join(" ")
+}
+
+impl Report {
+    /// Puts together what came of a run.
+    pub(crate) fn new(plan: &Plan, config: &RunConfig, load: Load, finished: &Finished) -> Report {
+        let (outcome, tally) = (&finished.outcome, &finished.outcome.tally);
+        let seconds = finished.phase.as_secs_f64();
+        let percentiles = |histogram: &hdrhistogram::Histogram<u64>| (!histogram.is_empty()).then(|| Percentiles::of(histogram));
+        let server = finished.server.map(|server| Server {
+            cpu_ns_per_message: (tally.received > 0).then(|| server.cpu.as_nanos() as f64 / tally.received as f64),
+            cpu_cores: server.cpu_cores,
+            user_bytes_per_connection: server.grown_bytes as f64 / tally.ready.max(1) as f64,
+        });
+        let mut report = Report {
+            scenario: config.scenario,
+            target: plan.target.to_string(),
+            connections: plan.connections,
+            duration_s: seconds,
+            valid: true,
+            invalid_reasons: finished.reasons.clone(),
+            sent: tally.sent,
+            expected: finished.expected,
+            received: tally.received,
+            lost: finished.lost,
+            duplicated: tally.duplicated,
+            reordered: tally.reordered,
+            misdelivered: tally.misdelivered,
+            corrupted: tally.corrupted,
+            fault_examples: outcome.examples.clone(),
+            refused: tally.refused,
+            refusals: causes(&outcome.refusals),
+            rate_per_s: if seconds > 0.0 { tally.received_in_phase as f64 / seconds } else { 0.0 },
+            latency_us: percentiles(&outcome.latency_us),
+            schedule_lag_us: load.planned_rate_per_s.and_then(|_| percentiles(&outcome.lag_us)),
+            connects_per_s: tally.ready as f64 / finished.ramp.as_secs_f64().max(1e-6),
+            failed_connects: tally.failed,
+            retried_connects: tally.retried,
+            dropped_connections: tally.dropped,
+            endings: causes(&outcome.endings),
+            heartbeats: Heartbeats { sent: tally.pings, answered: tally.pongs, rtt_us: percentiles(&outcome.rtt_us) },
+            server,
+            client_cpu_cores: finished.client_cpu_cores,
+            workers: plan.workers,
+            payload_bytes: plan.payload_bytes,
+            active: plan.active,
+            load,
+            seed: plan.seed,
+            host: Host::here(config.kind),
+        };
+        report.judge();
+        report
+    }
+
+    /// Messages that did not come as they should.
+    pub(crate) fn faults(&self) -> u64 {
+        self.lost + self.duplicated + self.reordered + self.misdelivered + self.corrupted
+    }
+
+    /// What the process ends with.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match (self.faults(), self.valid) {
+            (1.., _) => 1,
+            (0, false) => 2,
+            (0, true) => 0,
+        }
+    }
+
+    /// Adds the reasons that follow from the counts, and decides.
+    fn judge(&mut self) {
+        let mut reasons = std::mem::take(&mut self.invalid_reasons);
+        if self.failed_connects > 0 {
+            reasons.push(format!(
+                "{} of {} clients could not log in: {}",
+                self.failed_connects,
+                self.connections,
+                told(&self.endings)
+            ));
+        }
+        if self.dropped_connections > 0 {
+            reasons.push(format!("{} connections ended before they should: {}", self.dropped_connections, told(&self.endings)));
+        }
+        if self.refused > 0 {
+            reasons.push(format!("the gateway refused {} of {} messages: {}", self.refused, self.sent, told(&self.refusals)));
+        }
+        if let Some(lag) = self.schedule_lag_us.filter(|lag| lag.p99 > LAG_P99_US_MAX) {
+            reasons.push(format!(
+                "this client was the bottleneck: 1 % of its sends were more than {} µs later than planned, and {LAG_P99_US_MAX} µs is the \
+                 limit; lower --rate, or give it more cores",
+                lag.p99
+            ));
+        }
+        self.valid = reasons.is_empty() && self.faults() == 0;
+        self.invalid_reasons = reasons;
+    }
+
+    /// Writes the object to a file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let mut text = serde_json::to_string_pretty(self).context("the result cannot be written as JSON")?;
+        text.push('\n');
+        fs::write(path, text).with_context(|| format!("the result cannot be written to {}", path.display()))
+    }
+}
+
+fn causes(causes: &Causes) -> BTreeMap<String, Cause> {
+    causes.iter().map(|(name, (count, message))| (name.clone(), Cause { count: *count, message: message.clone() })).collect()
+}
+
+/// All causes in one line, each with what to do about it.
+fn told(causes: &BTreeMap<String, Cause>) -> String {
+    let one = |(name, cause): (&String, &Cause)| {
+        let advice = advice(name).map_or(String::new(), |advice| format!(" → {advice}"));
+        format!("{} × {name} ({}){advice}", cause.count, cause.message)
+    };
+    causes.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+/// What to do so that the gateway does not answer with this code.
+fn advice(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "RATE_EXCEEDED" => "raise the gateway's --limits-frames-per-second or --limits-bytes-per-second (0 for none)",
+        "LOGIN_RATE_EXCEEDED" => "raise the gateway's --limits-logins-per-second-per-shard, or lower --connecting",
+        "TOO_MANY_CONNECTIONS" => "raise the gateway's --limits-connections-per-shard, or give it more --shards",
+        "TOO_MANY_FROM_ADDRESS" => "raise the gateway's --limits-connections-per-address",
+        "SLOW_CONSUMER" => "raise the gateway's --limits-outbound-bytes-per-connection, or lower the load",
+        "OVERLOADED" => "raise the gateway's --limits-outbound-bytes-per-shard, or lower the load",
+        "FRAME_TOO_LONG" => "raise the gateway's --limits-max-body-bytes, or lower --payload",
+        "TOKEN_MISSING" => "start the gateway with --dev, or give this program its --hs256-secret",
+        "TOKEN_INVALID" => "is --hs256-secret (and --audience) the gateway's own?",
+        "JOIN_FORBIDDEN" | "WRITE_FORBIDDEN" => "the token gives no right to the groups of this run: use --hs256-secret",
+        "SUPERSEDED" => "another run has clients of the same names: use another --client-prefix",
+        "connect" => "is the gateway running, and does `ulimit -n` allow this many connections?",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;

@@ -1,0 +1,386 @@
+//! One run: starts the workers, leads them through its phases, collects what they found.
+#![forbid(unsafe_code)]
+
+use std::{
+    io,
+    net::TcpStream,
+    sync::{Arc, Barrier},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use weir::{
+    ids::ShardId,
+    io::Tick,
+    mesh::{Port, mesh},
+    reactor::{self, Clock, Envelope, Kind, Peers, Setup},
+};
+
+use crate::{
+    fleet::{Fleet, Ledger, Message, Outcome, Tally},
+    measure::{self, CpuReading},
+    plan::Plan,
+    progress::{Progress, Stage},
+    scenario::{Books, Scenario},
+    signals::Signals,
+};
+
+/// Messages in each ring of the mesh.
+const RING_MESSAGES: usize = 64;
+/// How often the main thread looks at the workers.
+const POLL: Duration = Duration::from_millis(5);
+/// The ramp is given up when nobody became ready for this long.
+const RAMP_STALL: Duration = Duration::from_secs(15);
+/// The sending phase is given up when nothing arrived for this long.
+const SEND_STALL: Duration = Duration::from_secs(5);
+/// The time for an orderly end of all connections.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
+/// After this the workers themselves are given up.
+const EXIT_DEADLINE: Duration = Duration::from_secs(20);
+/// Receive buffers that the connections of a worker share, and the size of each.
+const RECEIVE_BUFFERS: u16 = 512;
+const RECEIVE_BUFFER_BYTES: u32 = 4096;
+/// Slots beyond a worker's share, for connections that are tried again while their predecessor is being closed.
+const SLOTS_SPARE: u32 = 64;
+
+/// How a run is measured.
+#[derive(Clone, Debug)]
+pub(crate) struct RunConfig {
+    pub(crate) scenario: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) duration: Duration,
+    /// How long to wait for messages under way when the sending phase is over.
+    pub(crate) drain: Duration,
+    pub(crate) server_pid: Option<u32>,
+    /// A fan-out's members get each message.
+    pub(crate) deliveries_per_message: u64,
+    /// Go on when some clients could not log in.
+    pub(crate) goes_on_without_all: bool,
+}
+
+/// What was measured of the gateway's process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServerUse {
+    pub(crate) cpu: Duration,
+    pub(crate) cpu_cores: f64,
+    /// Growth during the ramp; negative if it gave memory back.
+    pub(crate) grown_bytes: i64,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) outcome: Outcome,
+    /// Deliveries that should have been, and those that were not.
+    pub(crate) expected: u64,
+    pub(crate) lost: u64,
+    pub(crate) ramp: Duration,
+    /// How long the sending (or holding) phase really lasted.
+    pub(crate) phase: Duration,
+    pub(crate) client_cpu_cores: f64,
+    pub(crate) server: Option<ServerUse>,
+    /// Why the numbers are not what was asked for, beyond what the counts say.
+    pub(crate) reasons: Vec<String>,
+}
+
+/// Runs a scenario.
+///
+/// # Errors
+/// There is nothing to measure: the target cannot be reached, or a reactor cannot be built.
+pub(crate) fn run<S: Scenario + 'static>(
+    plan: Plan,
+    config: &RunConfig,
+    books: &dyn Books,
+    signals: &Signals,
+    scenario: impl Fn(&Plan, u32) -> S,
+) -> anyhow::Result<Finished> {
+    reach(&plan)?;
+    let server = config.server_pid.map(ServerProbe::new).transpose()?;
+    let plan = Arc::new(plan);
+    let crew = Crew::start(&plan, config.kind, |worker| scenario(&plan, worker))?;
+    let progress = Progress::new(config.scenario, plan.connections);
+    let mut lead = Lead { plan: Arc::clone(&plan), config, signals, crew, progress, reasons: Vec::new() };
+    let finished = lead.run(books, server);
+    lead.progress.end();
+    finished
+}
+
+/// Tries the target once, so that the commonest mistake gets a clear answer.
+fn reach(plan: &Plan) -> anyhow::Result<()> {
+    let timeout = Duration::from_secs(3);
+    TcpStream::connect_timeout(&plan.target, timeout).map(drop).with_context(|| {
+        format!(
+            "cannot connect to {}: is the gateway running? Start one with `weir serve --dev`, or name another with --target",
+            plan.target
+        )
+    })
+}
+
+/// The worker threads, and the main thread's end of the mesh.
+struct Crew {
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    port: Port<Envelope<Message>>,
+    clock: Clock,
+    tallies: Vec<Tally>,
+    outcomes: Vec<Option<Box<Outcome>>>,
+}
+
+impl Crew {
+    fn start<S: Scenario + 'static>(plan: &Arc<Plan>, kind: Kind, scenario: impl Fn(u32) -> S) -> anyhow::Result<Crew> {
+        let workers = plan.workers;
+        let mut ports = mesh(workers as u16 + 1, RING_MESSAGES).context("the mesh between the workers cannot be built")?;
+        let port = ports.pop().expect("one more than workers");
+        let clock = Clock::start();
+        let peers = Peers::new(workers as u16 + 1);
+        let barrier = Arc::new(Barrier::new(workers as usize));
+        // From the last core on: a gateway with few shards sits on the first ones.
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        let mut threads = Vec::new();
+        for (worker, port) in (0..workers).zip(ports) {
+            let setup = Setup {
+                kind,
+                slots: plan.share(worker, plan.connections) + SLOTS_SPARE,
+                listener: None,
+                peers: peers.clone(),
+                receive_buffers: RECEIVE_BUFFERS,
+                receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
+            };
+            let mut fleet = Fleet::new(Arc::clone(plan), worker, scenario(worker));
+            let core = cores.iter().rev().cycle().nth(worker as usize).copied();
+            let barrier = Arc::clone(&barrier);
+            let body = move || {
+                if let Some(core) = core {
+                    core_affinity::set_for_current(core);
+                }
+                let ready = || {
+                    barrier.wait();
+                    Ok(())
+                };
+                reactor::run(&mut fleet, port, setup, clock, ready)
+            };
+            threads.push(thread::Builder::new().name(format!("worker-{worker}")).spawn(body)?);
+        }
+        let tallies = vec![Tally::default(); workers as usize];
+        Ok(Crew { threads, port, clock, tallies, outcomes: (0..workers).map(|_| None).collect() })
+    }
+
+    /// Takes what the workers told, and gives the sum of their counts.
+    fn poll(&mut self) -> anyhow::Result<Tally> {
+        let (tallies, outcomes) = (&mut self.tallies, &mut self.outcomes);
+        self.port.receive(RING_MESSAGES, |from, envelope| match envelope {
+            Envelope::Message(Message::Progress(tally)) => tallies[from.index()] = *tally,
+            Envelope::Message(Message::Done(outcome)) => outcomes[from.index()] = Some(outcome),
+            other => unreachable!("workers tell the main thread progress and results, not {other:?}"),
+        });
+        if let Some(at) = self.threads.iter().position(|thread| thread.is_finished()) {
+            let cause = match self.threads.swap_remove(at).join() {
+                Ok(Ok(())) => "it returned early".to_owned(),
+                Ok(Err(cause)) => cause.to_string(),
+                Err(_) => "it panicked".to_owned(),
+            };
+            bail!("a worker stopped: {cause}");
+        }
+        let mut sum = Tally { is_quiet: true, ..Tally::default() };
+        self.tallies.iter().for_each(|tally| sum.add(tally));
+        Ok(sum)
+    }
+
+    fn tell(&mut self, message: impl Fn() -> Message) {
+        for worker in 0..self.tallies.len() {
+            // The main thread says four things in a run, and the ring holds many more.
+            self.port.post(ShardId(worker as u16), Envelope::Message(message())).expect("the ring has room");
+        }
+        self.port.publish();
+    }
+
+    fn after(&self, time: Duration) -> Tick {
+        Tick(self.clock.now().0 + time.as_micros() as u64)
+    }
+}
+
+/// What the gateway's process had used when the run began.
+struct ServerProbe {
+    pid: u32,
+    idle_bytes: u64,
+}
+
+impl ServerProbe {
+    fn new(pid: u32) -> anyhow::Result<ServerProbe> {
+        let idle_bytes =
+            measure::anonymous_bytes(pid).with_context(|| format!("process {pid} of --server-pid cannot be looked at"))?;
+        Ok(ServerProbe { pid, idle_bytes })
+    }
+}
+
+/// The main thread's part.
+struct Lead<'a> {
+    plan: Arc<Plan>,
+    config: &'a RunConfig,
+    signals: &'a Signals,
+    crew: Crew,
+    progress: Progress,
+    reasons: Vec<String>,
+}
+
+/// How a phase ended.
+struct Phase {
+    lasted: Duration,
+    ours: (CpuReading, CpuReading),
+    /// The gateway's readings: at the beginning, at the end, and after the last message had arrived.
+    theirs: Option<[CpuReading; 3]>,
+}
+
+impl Lead<'_> {
+    fn run(&mut self, books: &dyn Books, server: Option<ServerProbe>) -> anyhow::Result<Finished> {
+        let (ready, ramp) = self.ramp()?;
+        let grown_bytes = match &server {
+            Some(probe) => measure::anonymous_bytes(probe.pid)? as i64 - probe.idle_bytes as i64,
+            None => 0,
+        };
+        let pid = server.as_ref().map(|probe| probe.pid);
+        let phase = if ready { Some(self.phase(pid)?) } else { None };
+        let (outcome, ledgers) = self.leave()?;
+        let (expected, lost) = books.settle(&self.plan, &ledgers);
+        let server = phase.as_ref().and_then(|phase| phase.theirs).map(|[start, end, after]| ServerUse {
+            cpu: after.used_since(&start),
+            cpu_cores: end.cores_since(&start),
+            grown_bytes,
+        });
+        Ok(Finished {
+            outcome,
+            expected,
+            lost,
+            ramp,
+            phase: phase.as_ref().map_or(Duration::ZERO, |phase| phase.lasted),
+            client_cpu_cores: phase.as_ref().map_or(0.0, |phase| phase.ours.1.cores_since(&phase.ours.0)),
+            server,
+            reasons: std::mem::take(&mut self.reasons),
+        })
+    }
+
+    /// Waits until everybody is ready. Returns whether the run can go on, and how long it took.
+    fn ramp(&mut self) -> anyhow::Result<(bool, Duration)> {
+        let all = u64::from(self.plan.connections);
+        let start = Instant::now();
+        let (mut arrived, mut last) = (0, start);
+        loop {
+            let tally = self.crew.poll()?;
+            self.progress.show(Stage::Ramp { elapsed: start.elapsed() }, &tally);
+            if tally.ready + tally.failed > arrived {
+                (arrived, last) = (tally.ready + tally.failed, Instant::now());
+            }
+            if tally.ready + tally.failed >= all {
+                let goes_on = tally.ready == all || self.config.goes_on_without_all && tally.ready > 0;
+                return Ok((goes_on, last - start));
+            }
+            if last.elapsed() > RAMP_STALL {
+                let missing = all - tally.ready - tally.failed;
+                self.reasons.push(format!(
+                    "{missing} of {all} clients neither logged in nor failed, and nothing changed for {} s",
+                    RAMP_STALL.as_secs()
+                ));
+                return Ok((false, last - start));
+            }
+            if self.signals.interrupted() {
+                self.reasons.push("interrupted while clients were connecting".into());
+                return Ok((false, last - start));
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Lets the workers send (or hold) for the duration, then waits for what is under way.
+    fn phase(&mut self, pid: Option<u32>) -> anyhow::Result<Phase> {
+        let server = || pid.map(CpuReading::of).transpose().context("the gateway's process cannot be looked at any more");
+        let us = || CpuReading::of(std::process::id()).context("our own process cannot be looked at");
+        let (our_start, their_start) = (us()?, server()?);
+        let begun = Instant::now();
+        let (start, end) = (self.crew.after(Duration::ZERO), self.crew.after(self.config.duration));
+        self.crew.tell(|| Message::Go { start, end });
+        self.watch(begun)?;
+        let lasted = begun.elapsed().min(self.config.duration);
+        let (our_end, their_end) = (us()?, server()?);
+        self.drain()?;
+        let theirs = match (their_start, their_end, server()?) {
+            (Some(start), Some(end), Some(after)) => Some([start, end, after]),
+            (_, _, _) => None,
+        };
+        Ok(Phase { lasted, ours: (our_start, our_end), theirs })
+    }
+
+    /// The phase itself.
+    fn watch(&mut self, begun: Instant) -> anyhow::Result<()> {
+        let (mut moved, mut last) = (0, begun);
+        while begun.elapsed() < self.config.duration {
+            thread::sleep(POLL.min(self.config.duration.saturating_sub(begun.elapsed())));
+            let tally = self.crew.poll()?;
+            self.progress.show(Stage::Phase { elapsed: begun.elapsed(), of: self.config.duration }, &tally);
+            if tally.received > moved || tally.sent == 0 {
+                (moved, last) = (tally.received, Instant::now());
+            }
+            if last.elapsed() > SEND_STALL {
+                self.reasons.push(format!("nothing arrived any more for {} s, so the run was ended early", SEND_STALL.as_secs()));
+                break;
+            }
+            if self.signals.interrupted() {
+                self.reasons.push(format!("interrupted after {:.1} s", begun.elapsed().as_secs_f64()));
+                break;
+            }
+        }
+        self.crew.tell(|| Message::Halt);
+        Ok(())
+    }
+
+    /// Waits until everything that was sent has arrived, or that takes too long.
+    fn drain(&mut self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let (mut moved, mut last) = (None, begun);
+        loop {
+            thread::sleep(POLL);
+            let tally = self.crew.poll()?;
+            self.progress.show(Stage::Drain { elapsed: begun.elapsed() }, &tally);
+            if moved != Some(tally) {
+                (moved, last) = (Some(tally), Instant::now());
+            }
+            let expected = (tally.sent - tally.refused) * self.config.deliveries_per_message;
+            if tally.is_quiet && tally.received >= expected || last.elapsed() > self.config.drain {
+                return Ok(());
+            }
+            if begun.elapsed() > self.config.drain * 10 {
+                self.reasons
+                    .push(format!("messages were still arriving {} s after the last was sent", begun.elapsed().as_secs()));
+                return Ok(());
+            }
+        }
+    }
+
+    /// Ends all connections and collects the results.
+    fn leave(&mut self) -> anyhow::Result<(Outcome, Vec<Ledger>)> {
+        let deadline = self.crew.after(LEAVE_DEADLINE);
+        self.crew.tell(|| Message::Leave { deadline });
+        let begun = Instant::now();
+        while self.crew.outcomes.iter().any(Option::is_none) {
+            thread::sleep(POLL);
+            let tally = self.crew.poll()?;
+            self.progress.show(Stage::Leave { elapsed: begun.elapsed() }, &tally);
+            if begun.elapsed() > EXIT_DEADLINE {
+                bail!("the workers did not end their connections within {} s", EXIT_DEADLINE.as_secs());
+            }
+        }
+        self.crew.tell(|| Message::Exit);
+        for thread in self.crew.threads.drain(..) {
+            match thread.join() {
+                Ok(result) => result.context("a worker failed at its end")?,
+                Err(_) => bail!("a worker panicked at its end"),
+            }
+        }
+        let mut sum = Outcome::new();
+        let mut ledgers = Vec::new();
+        for outcome in self.crew.outcomes.drain(..).flatten() {
+            sum.merge(&outcome);
+            ledgers.push(outcome.ledger);
+        }
+        Ok((sum, ledgers))
+    }
+}

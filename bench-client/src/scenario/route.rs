@@ -1,0 +1,266 @@
+//! `route`: messages from client to client.
+//!
+//! Closed loop: every active client starts with `depth` messages on their way, and whoever gets one sends one, so that the
+//! number in flight stays. Open loop: sends follow a schedule, whatever comes back.
+#![forbid(unsafe_code)]
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use weir::{io::Tick, wire::PushRef};
+
+use super::{Books, Random, Scenario, pace::Pace};
+use crate::{
+    fleet::{Ledger, Net, slot_of_id},
+    plan::Plan,
+    verify::{Arrival, Destination, Inbound, Stamp},
+};
+
+/// Planned sends made in one turn; the rest follow in the next.
+const SENDS_PER_TURN: usize = 1024;
+
+/// Who sends to whom. Every active client has as many streams out as in, one for each slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Peers {
+    /// 0 ↔ 1, 2 ↔ 3, …
+    Pairs,
+    /// Slot `k` of client `i` goes to client `i + offsets[k]`, modulo the active ones: random, and known to both ends.
+    Random { offsets: Vec<u32> },
+}
+
+impl Peers {
+    /// `count` different random peers for each of `active` clients.
+    pub(crate) fn random(count: u32, active: u32, seed: u64) -> Peers {
+        let mut random = Random::new(seed, u64::MAX);
+        let mut offsets = Vec::new();
+        while offsets.len() < count.min(active - 1).min(256) as usize {
+            let offset = 1 + random.below(active - 1);
+            if !offsets.contains(&offset) {
+                offsets.push(offset);
+            }
+        }
+        Peers::Random { offsets }
+    }
+
+    fn slots(&self) -> u32 {
+        match self {
+            Peers::Pairs => 1,
+            Peers::Random { offsets } => offsets.len() as u32,
+        }
+    }
+
+    /// To whom slot `slot` of `client` sends.
+    fn receiver(&self, client: u32, slot: u32, active: u32) -> u32 {
+        match self {
+            Peers::Pairs => client ^ 1,
+            Peers::Random { offsets } => (client + offsets[slot as usize]) % active,
+        }
+    }
+
+    /// Whose slot `slot` sends to `client`.
+    fn sender(&self, client: u32, slot: u32, active: u32) -> u32 {
+        match self {
+            Peers::Pairs => client ^ 1,
+            Peers::Random { offsets } => (client + active - offsets[slot as usize]) % active,
+        }
+    }
+}
+
+/// What `route` is told, beyond the plan.
+#[derive(Clone, Debug)]
+pub(crate) struct RouteConfig {
+    pub(crate) peers: Peers,
+    pub(crate) depth: u32,
+    /// Messages a second, all workers together; `None` for the closed loop.
+    pub(crate) rate: Option<f64>,
+}
+
+impl RouteConfig {
+    /// The clients that take part: all active ones, but for the odd one without a partner.
+    pub(crate) fn active(&self, plan: &Plan) -> u32 {
+        match self.peers {
+            Peers::Pairs => plan.active & !1,
+            Peers::Random { .. } => plan.active,
+        }
+    }
+}
+
+/// One worker's part.
+pub(crate) struct Route {
+    config: Arc<RouteConfig>,
+    /// Active clients over all workers, and on this one.
+    active: u32,
+    active_here: u32,
+    slots: u32,
+    /// Messages sent, by local client and slot.
+    sent: Vec<u32>,
+    refused: BTreeMap<u32, u32>,
+    inbound: Inbound,
+    random: Random,
+    pace: Option<Pace>,
+    /// Whose turn it is in the open loop.
+    turn: u32,
+    is_open: bool,
+}
+
+impl Route {
+    pub(crate) fn new(config: Arc<RouteConfig>, plan: &Plan, worker: u32) -> Route {
+        let active = config.active(plan);
+        let active_here = plan.share(worker, active);
+        let slots = config.peers.slots();
+        let streams = (active_here * slots) as usize;
+        let senders = plan.workers.min(active);
+        Route {
+            active,
+            active_here,
+            slots,
+            sent: vec![0; streams],
+            refused: BTreeMap::new(),
+            inbound: Inbound::new(streams),
+            random: Random::new(plan.seed, worker.into()),
+            pace: config.rate.filter(|_| active_here > 0).map(|rate| Pace::new(rate, senders, worker)),
+            turn: 0,
+            is_open: false,
+            config,
+        }
+    }
+
+    fn send(&mut self, net: &mut Net, local: u32, planned: Tick, now: Tick) {
+        if !net.is_ready(local) {
+            return;
+        }
+        let slot = if self.slots == 1 { 0 } else { self.random.below(self.slots) };
+        let receiver = self.config.peers.receiver(net.client(local), slot, self.active);
+        let sequence = &mut self.sent[(local * self.slots + slot) as usize];
+        net.send(local, Destination::Client(receiver), slot as u8, *sequence, planned, now);
+        *sequence += 1;
+    }
+
+    /// The stream by which this message came to its receiver, if such a message can come to it.
+    fn stream(&self, net: &Net, local: u32, push: &PushRef<'_>, stamp: &Stamp) -> Option<usize> {
+        let (client, slot) = (net.client(local), u32::from(stamp.slot));
+        let told = push.channel.strip_prefix("user/").and_then(|name| net.plan.client_named(name));
+        let fits = stamp.destination == Destination::Client(client)
+            && told == Some(client)
+            && local < self.active_here
+            && slot < self.slots
+            && stamp.sender == self.config.peers.sender(client, slot, self.active);
+        fits.then_some((local * self.slots + slot) as usize)
+    }
+}
+
+impl Scenario for Route {
+    fn group_of(&self, _client: u32) -> Option<u32> {
+        None
+    }
+
+    fn begin(&mut self, net: &mut Net, start: Tick, now: Tick) {
+        self.is_open = true;
+        match &mut self.pace {
+            Some(pace) => pace.start(start),
+            None if self.config.rate.is_some() => {}
+            None => {
+                for local in 0..self.active_here {
+                    for _ in 0..self.config.depth {
+                        self.send(net, local, now, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn pushed(&mut self, net: &mut Net, local: u32, push: &PushRef<'_>, now: Tick) {
+        let Some(stamp) = net.inspect(local, push) else { return };
+        let Some(stream) = self.stream(net, local, push, &stamp) else {
+            net.misdelivered(local, push, &stamp);
+            return;
+        };
+        let arrival = self.inbound.take(stream, stamp.sequence);
+        debug_assert!(!matches!(&arrival, Arrival::Newest { passed } if passed.is_empty()));
+        if net.arrived(local, &arrival, &stamp, now) && self.is_open && self.config.rate.is_none() {
+            self.send(net, local, now, now);
+        }
+    }
+
+    fn refused(&mut self, _net: &mut Net, local: u32, client_msg_id: u64) {
+        let slot = u32::from(slot_of_id(client_msg_id));
+        if local < self.active_here && slot < self.slots {
+            *self.refused.entry(local * self.slots + slot).or_default() += 1;
+        }
+    }
+
+    fn passed(&mut self, _net: &mut Net, _from: u32, _publisher: u32, _below: u32, _now: Tick) {}
+
+    fn tick(&mut self, net: &mut Net, now: Tick) -> Option<Tick> {
+        for _ in 0..SENDS_PER_TURN {
+            let Some(planned) = self.pace.as_mut()?.take_due(now) else { break };
+            net.outcome.lag_us.saturating_record(now.micros_since(planned));
+            let local = self.turn;
+            self.turn = (self.turn + 1) % self.active_here;
+            self.send(net, local, planned, now);
+        }
+        self.pace.as_ref().map(Pace::planned)
+    }
+
+    fn end_turn(&mut self, _net: &mut Net, _now: Tick) {}
+
+    fn end(&mut self, net: &mut Net, now: Tick) {
+        self.is_open = false;
+        // What was planned and never sent lagged until now at least.
+        while let Some(planned) = self.pace.as_mut().and_then(|pace| pace.take_due(now)) {
+            net.outcome.lag_us.saturating_record(now.micros_since(planned));
+        }
+    }
+
+    fn take_ledger(&mut self) -> Ledger {
+        let inbound = std::mem::replace(&mut self.inbound, Inbound::new(0));
+        Ledger {
+            sent: std::mem::take(&mut self.sent),
+            refused: std::mem::take(&mut self.refused),
+            received: inbound.into_counts(),
+        }
+    }
+}
+
+impl Books for RouteConfig {
+    fn settle(&self, plan: &Plan, ledgers: &[Ledger]) -> (u64, u64) {
+        let (active, slots) = (self.active(plan), self.peers.slots());
+        let place = |client: u32, slot: u32| (plan.worker_of(client) as usize, (plan.local_of(client) * slots + slot) as usize);
+        let (mut expected, mut lost) = (0, 0);
+        for client in 0..active {
+            for slot in 0..slots {
+                let (worker, stream) = place(client, slot);
+                let taken = ledgers[worker].taken(stream);
+                let (worker, stream) = place(self.peers.receiver(client, slot, active), slot);
+                expected += u64::from(taken);
+                lost += u64::from(taken.saturating_sub(ledgers[worker].received[stream]));
+            }
+        }
+        (expected, lost)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn receivers_and_senders_agree() {
+        for (peers, active) in [(Peers::Pairs, 10), (Peers::random(16, 1000, 3), 1000), (Peers::random(16, 5, 3), 5)] {
+            for client in 0..active {
+                let mut seen = Vec::new();
+                for slot in 0..peers.slots() {
+                    let receiver = peers.receiver(client, slot, active);
+                    assert!(receiver < active && receiver != client && !seen.contains(&receiver));
+                    assert_eq!(peers.sender(receiver, slot, active), client);
+                    seen.push(receiver);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_seed_decides_the_peers() {
+        assert_eq!(Peers::random(16, 1000, 3), Peers::random(16, 1000, 3));
+        assert_ne!(Peers::random(16, 1000, 3), Peers::random(16, 1000, 4));
+    }
+}

@@ -1,0 +1,131 @@
+//! The result for a reader: a table on standard output.
+#![forbid(unsafe_code)]
+
+use crate::report::Report;
+
+/// A number with its thousands set apart.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Microseconds, in the unit that suits them.
+pub(crate) fn micros(us: u64) -> String {
+    match us {
+        0..10_000 => format!("{us} µs"),
+        10_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => format!("{:.2} s", us as f64 / 1e6),
+    }
+}
+
+/// The lines of a table, each a label and its text.
+pub(crate) fn rows(report: &Report) -> Vec<(String, String)> {
+    let mut rows: Vec<(String, String)> = Vec::new();
+    let mut row = |label: &str, text: String| rows.push((label.to_owned(), text));
+    row(
+        "target",
+        format!(
+            "{} ({} connections, {} workers, {})",
+            report.target,
+            grouped(report.connections.into()),
+            report.workers,
+            report.host.reactor
+        ),
+    );
+    row("connected", format!("{} per second", grouped(report.connects_per_s as u64)));
+    if report.failed_connects + report.retried_connects + report.dropped_connections > 0 {
+        let (failed, retried, dropped) = (report.failed_connects, report.retried_connects, report.dropped_connections);
+        row("connections", format!("{failed} failed, {retried} attempts repeated, {dropped} dropped"));
+    }
+    if report.heartbeats.sent > 0 {
+        let (sent, answered) = (grouped(report.heartbeats.sent), grouped(report.heartbeats.answered));
+        let rtt =
+            report.heartbeats.rtt_us.map_or(String::new(), |rtt| format!(", p50 {}, p99 {}", micros(rtt.p50), micros(rtt.p99)));
+        row("heartbeats", format!("{sent} sent, {answered} answered{rtt}"));
+    }
+    if report.sent > 0 {
+        row("sent", format!("{} messages in {:.1} s", grouped(report.sent), report.duration_s));
+        row(
+            "received",
+            format!(
+                "{} of {} deliveries, {} per second",
+                grouped(report.received),
+                grouped(report.expected),
+                grouped(report.rate_per_s as u64)
+            ),
+        );
+        row(
+            "faults",
+            format!(
+                "{} lost, {} duplicated, {} reordered, {} misdelivered, {} corrupted",
+                report.lost, report.duplicated, report.reordered, report.misdelivered, report.corrupted
+            ),
+        );
+    }
+    for (label, percentiles) in [("latency", report.latency_us), ("schedule lag", report.schedule_lag_us)] {
+        if let Some(p) = percentiles {
+            let text = [("p50", p.p50), ("p90", p.p90), ("p99", p.p99), ("p99.9", p.p999), ("max", p.max)];
+            row(label, text.map(|(name, us)| format!("{name} {}", micros(us))).join(", "));
+        }
+    }
+    if let Some(server) = &report.server {
+        let per_message =
+            server.cpu_ns_per_message.map_or(String::new(), |ns| format!("{} ns CPU per message, ", grouped(ns as u64)));
+        let (cores, bytes) = (server.cpu_cores, server.user_bytes_per_connection);
+        row("gateway", format!("{per_message}{cores:.2} cores, {bytes:.0} B of memory per connection"));
+    }
+    row("this client", format!("{:.2} cores", report.client_cpu_cores));
+    row("result", verdict(report));
+    rows
+}
+
+fn verdict(report: &Report) -> String {
+    if report.faults() > 0 {
+        return "FAULTY: not every message was received once, by the right client, in order, unaltered".into();
+    }
+    if !report.valid {
+        return "NOT VALID, see below".into();
+    }
+    if report.sent == 0 {
+        return "valid: every client logged in and stayed".into();
+    }
+    "exact: every message was received once, by the right client, in order, unaltered".into()
+}
+
+/// Prints the table, and below it what is wrong.
+pub(crate) fn print(report: &Report) {
+    println!("\n{} on {}, kernel {}, {} cores", report.scenario, report.target, report.host.kernel, report.host.cores);
+    for (label, text) in rows(report) {
+        println!("  {label:<14}{text}");
+    }
+    print_problems(report);
+}
+
+/// Prints what is wrong with a run, if anything is.
+pub(crate) fn print_problems(report: &Report) {
+    for reason in &report.invalid_reasons {
+        println!("  not valid: {reason}");
+    }
+    for example in &report.fault_examples {
+        println!("  fault: {example}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_set_apart() {
+        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (60_000, "60,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(grouped(number), text);
+        }
+    }
+}
