@@ -3,13 +3,6 @@
 
 use std::fmt;
 
-use crate::limits::NAME_BYTES_MAX;
-
-/// Whether this may be the name of a client, a device, a device class or a group: 1 to 64 bytes without control characters.
-pub fn is_name(name: &str) -> bool {
-    (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
-}
-
 /// A shard: one core's reactor with its state. Dense, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);
@@ -62,18 +55,6 @@ impl fmt::Display for ConnId {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_bounded_and_printable() {
-        let longest = "n".repeat(NAME_BYTES_MAX);
-        for good in ["a", "alice", "room/1", "zoë", "two words", &longest] {
-            assert!(is_name(good), "{good:?}");
-        }
-        let too_long = "n".repeat(NAME_BYTES_MAX + 1);
-        for bad in ["", "a\nb", "\u{7f}", "\0", "\u{85}", &too_long] {
-            assert!(!is_name(bad), "{bad:?}");
-        }
-    }
 
     #[test]
     fn conn_id_survives_packing() {

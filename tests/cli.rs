@@ -290,7 +290,7 @@ fn tune_can_be_undone() {
     assert!(out.contains("applied        net.core.somaxconn: 4096 -> 16384\n"), "{out}");
     assert!(out.contains("already right  fs.file-max: 9223372036854775807\n"), "{out}");
     assert!(
-        out.contains("net.netfilter.nf_conntrack_max: not on this kernel\n") && out.contains("1 changed, 0 refused\n"),
+        out.contains("net.netfilter.nf_conntrack_max: not on this kernel") && out.contains("1 changed, 0 refused\n"),
         "{out}"
     );
     assert!(state.exists() && somaxconn() == "16384\n");

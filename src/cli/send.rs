@@ -1,7 +1,7 @@
 //! `weir send`.
 #![forbid(unsafe_code)]
 
-use std::io::BufRead as _;
+use std::io::{BufRead as _, IsTerminal as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
@@ -46,6 +46,9 @@ pub(super) fn run(args: &SendArgs) -> anyhow::Result<ExitCode> {
             code = ExitCode::from(REACHED_NOBODY);
         }
         return Ok(code);
+    }
+    if std::io::stdin().is_terminal() {
+        eprintln!("each line is a message; Ctrl-D ends it");
     }
     for line in std::io::stdin().lock().lines() {
         let line = line.context("standard input cannot be read")?;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
-use crate::ids::is_name;
 use crate::limits::DEVICE_CLASSES_MAX;
+use crate::session::check_name;
 
 /// A value as it stands at its place.
 #[derive(Clone, Debug)]
@@ -300,9 +300,7 @@ impl DeviceClasses {
     fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<DeviceClasses, String> {
         let mut classes = BTreeMap::from([(DeviceClasses::DEFAULT.to_owned(), DevicePolicy::AllowMany)]);
         for (class, policy) in pairs {
-            if !is_name(class) {
-                return Err(format!("the class {class:?} must be a name of 1 to 64 bytes without control characters"));
-            }
+            check_name(class).map_err(|bad| format!("the class {class:?} {bad}"))?;
             let policy = choice(&DevicePolicy::ALL, policy).map_err(|why| format!("class {class}: {why}"))?;
             classes.insert(class.to_owned(), policy);
         }

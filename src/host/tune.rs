@@ -40,7 +40,7 @@ impl fmt::Display for Line {
             Outcome::Planned { from, to } => write!(f, "would change   {key}: {from} -> {to}"),
             Outcome::Applied { from, to } => write!(f, "applied        {key}: {from} -> {to}"),
             Outcome::AlreadyRight { value } => write!(f, "already right  {key}: {value}"),
-            Outcome::Absent => write!(f, "absent         {key}: not on this kernel"),
+            Outcome::Absent => write!(f, "absent         {key}: not on this kernel, or not in this container"),
             Outcome::Unfit { value, why } => write!(f, "left alone     {key}: {value}: {why}"),
             Outcome::ChangedSince { value, ours, before } => write!(
                 f,

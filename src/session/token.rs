@@ -18,8 +18,8 @@ use std::fmt;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, crypto};
 use serde::Deserialize;
 
-use crate::ids::is_name;
 use crate::limits::{HS256_SECRET_BYTES_MIN, LOGIN_BODY_BYTES_MAX, NAME_BYTES_MAX, TOKEN_EXPIRY_MS_MAX};
+use crate::session::check_name;
 use crate::wire::ErrorCode;
 
 /// A 2048-bit RSA public key takes 270 bytes of DER (PKCS #1); aws-lc verifies with nothing smaller.
@@ -240,9 +240,9 @@ impl Verifier {
                 return Err(TokenRefused::Audience);
             }
         }
-        check_name("sub", &client_id)?;
+        check_claim("sub", &client_id)?;
         if let Some(class) = &raw.device_class {
-            check_name("device_class", class)?;
+            check_claim("device_class", class)?;
         }
         let rights = |claim, patterns: Option<Vec<String>>| {
             GroupRights::new(&patterns.unwrap_or_default()).map_err(|why| TokenRefused::ClaimInvalid { claim, why })
@@ -326,10 +326,10 @@ fn algorithm_name(algorithm: Algorithm) -> &'static str {
     }
 }
 
-fn check_name(claim: &'static str, name: &str) -> Result<(), TokenRefused> {
+fn check_claim(claim: &'static str, name: &str) -> Result<(), TokenRefused> {
     const { assert!(NAME_BYTES_MAX == 64) };
     let why = "is not a name of 1 to 64 bytes without control characters";
-    if is_name(name) { Ok(()) } else { Err(TokenRefused::ClaimInvalid { claim, why }) }
+    check_name(name).map_err(|_| TokenRefused::ClaimInvalid { claim, why })
 }
 
 /// A NumericDate (RFC 7519, section 2: seconds, perhaps with a fraction) in milliseconds, within 0 and the limit.

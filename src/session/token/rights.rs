@@ -1,8 +1,8 @@
 //! Which groups a token allows.
 #![forbid(unsafe_code)]
 
-use crate::ids::is_name;
 use crate::limits::{NAME_BYTES_MAX, TOKEN_PATTERNS_MAX};
+use crate::session::check_name;
 
 /// Separates patterns; no name holds a control character.
 const SEPARATOR: char = '\n';
@@ -41,7 +41,7 @@ impl GroupRights {
                 return Err("holds a pattern with a `*` that is not its last character");
             }
             // "*" alone leaves nothing fixed, and is fine.
-            if pattern != "*" && !is_name(fixed) {
+            if pattern != "*" && check_name(fixed).is_err() {
                 return Err("holds something that is not a name of 1 to 64 bytes, or the beginning of one with a `*`");
             }
         }

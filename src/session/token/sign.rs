@@ -7,8 +7,8 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
 use super::{GroupRights, install_provider, is_private};
-use crate::ids::is_name;
 use crate::limits::HS256_SECRET_BYTES_MIN;
+use crate::session::check_name;
 
 /// The claims of a token to be.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -112,10 +112,10 @@ impl Signer {
     /// A claim breaks the rules that [`super::Verifier`] applies, or the key does not work.
     pub fn sign(&self, grant: &Grant) -> Result<String, SignFailed> {
         let name = "is not a name of 1 to 64 bytes without control characters";
-        if !is_name(&grant.client_id) {
+        if check_name(&grant.client_id).is_err() {
             return Err(SignFailed::Claim { claim: "client", why: name });
         }
-        if grant.device_class.as_deref().is_some_and(|class| !is_name(class)) {
+        if grant.device_class.as_deref().is_some_and(|class| check_name(class).is_err()) {
             return Err(SignFailed::Claim { claim: "device_class", why: name });
         }
         for (claim, patterns) in [("join", &grant.join), ("write", &grant.write)] {
