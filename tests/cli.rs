@@ -195,6 +195,12 @@ fn tokens_of_all_kinds_are_good_for_a_gateway() {
         assert!(claims.join.allows("room/7") && !claims.write.allows("room/7"));
         assert!((100_000..=120_000).contains(&(claims.expires_at_ms - now_ms)));
     }
+    // A variable serves as well, and does not stand in the way of a flag.
+    let named = run(weir(&["token", "--client", "alice"]).env("WEIR_AUTH_HS256_SECRET", SECRET));
+    assert!(named.0 == 0 && named.1.starts_with("eyJ"), "{named:?}");
+    let private = key("ed25519_private.pem");
+    let both = run(weir(&["token", "--client", "alice", "--private-key", &private]).env("WEIR_AUTH_HS256_SECRET", "short"));
+    assert!(both.0 == 0 && both.1.starts_with("eyJ"), "{both:?}");
     let (code, _, err) = run(&mut weir(&["token", "--client", "alice"]));
     assert!(code == 1 && err.contains("--hs256-secret-file"), "{err}");
     let (code, _, err) = run(&mut weir(&["token", "--client", "", "--hs256-secret", SECRET]));
