@@ -15,8 +15,6 @@ pub mod body {
 pub use code::{ErrorCode, Retry};
 pub use hot::{PushRef, SendRef};
 
-use prost::Message as _;
-
 /// The fixed header in front of every body.
 pub const HEADER_BYTES: usize = 16;
 /// The first two bytes of every frame: "WR".
