@@ -2,6 +2,7 @@
 //!
 //! Imports go one way: `ids`, `limits` ← `io`, `wire` ← `session` ← `shard` ← `boot`, and `io`, `mesh` ← `reactor` ← `boot`.
 //! `tests/tidy.rs` holds every module to it.
+#![deny(unsafe_code)]
 
 pub mod boot;
 pub mod client;

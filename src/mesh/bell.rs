@@ -25,7 +25,9 @@ impl Default for SleepFlag {
 impl SleepFlag {
     /// The port is about to sleep. It must look at its rings once more after this, and [`SleepFlag::lower`] if it found something.
     pub fn raise(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        // A plain store would do, by the rule that an atomic's swap reads its newest value. loom knows that rule only among
+        // swaps; a swap here lets it follow, and costs nothing beside the fence and the sleep.
+        self.0.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 

@@ -4,6 +4,8 @@
 mod bell;
 #[allow(unsafe_code, reason = "one of the two fenced places: the ring's slots")]
 mod ring;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 pub use bell::{Bell, SleepFlag};
 pub use ring::{Consumer, Producer, ring};

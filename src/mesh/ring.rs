@@ -90,11 +90,16 @@ pub struct Consumer<T> {
 
 /// A ring for `capacity` values, rounded up to a power of two.
 pub fn ring<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
+    ring_from(0, capacity)
+}
+
+/// A ring whose first position is `start`; positions wrap around, so each is as good as 0.
+pub(super) fn ring_from<T: Send>(start: usize, capacity: usize) -> (Producer<T>, Consumer<T>) {
     let capacity = capacity.next_power_of_two();
     let slots = (0..capacity).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect();
-    let shared = Arc::new(Shared { head: Padded(AtomicUsize::new(0)), tail: Padded(AtomicUsize::new(0)), slots });
-    let producer = Producer { shared: Arc::clone(&shared), tail: 0, cached_head: 0 };
-    (producer, Consumer { shared, head: 0, cached_tail: 0 })
+    let shared = Arc::new(Shared { head: Padded(AtomicUsize::new(start)), tail: Padded(AtomicUsize::new(start)), slots });
+    let producer = Producer { shared: Arc::clone(&shared), tail: start, cached_head: start };
+    (producer, Consumer { shared, head: start, cached_tail: start })
 }
 
 impl<T> Producer<T> {
