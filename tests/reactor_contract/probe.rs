@@ -1,4 +1,5 @@
 //! A machine that is driven by a test: it reports what it is told, and asks for what it is told to ask for.
+#![forbid(unsafe_code)]
 
 use std::{
     collections::VecDeque,

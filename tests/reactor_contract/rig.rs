@@ -1,4 +1,5 @@
 //! Reactors in threads of their own, each with a probe; and clients that never wait for ever.
+#![forbid(unsafe_code)]
 
 use std::{
     io::Read,

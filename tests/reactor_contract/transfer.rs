@@ -1,4 +1,5 @@
 //! Bytes in, bytes out.
+#![forbid(unsafe_code)]
 
 use std::{
     io::{ErrorKind, Read, Write},

@@ -12,18 +12,18 @@ const LINES_MAX: usize = 500;
 
 /// What each top-level module of `src/` may import. The core knows no reactor, no reactor knows the core.
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("ids", &[]),
-    ("limits", &["ids"]),
-    ("stats", &["ids", "limits"]),
-    ("io", &["ids", "limits", "stats"]),
-    ("wire", &["ids", "limits", "stats"]),
+    ("limits", &[]),
+    ("ids", &["limits"]),
+    ("stats", &["ids", "limits", "wire"]),
+    ("io", &["ids", "limits"]),
+    ("wire", &["ids", "limits"]),
     ("session", &["ids", "limits", "stats", "io", "wire"]),
     ("shard", &["ids", "limits", "stats", "io", "wire", "session"]),
     ("mesh", &["ids", "limits", "stats"]),
     ("reactor", &["ids", "limits", "stats", "io", "mesh"]),
     ("control", &["ids", "limits", "stats", "io", "wire", "session", "mesh"]),
     ("host", &["ids", "limits", "stats"]),
-    ("config", &["ids", "limits", "stats"]),
+    ("config", &["ids", "limits", "wire", "session"]),
     ("boot", &["ids", "limits", "stats", "io", "wire", "session", "shard", "mesh", "reactor", "control", "host", "config"]),
     ("cli", &["ids", "limits", "stats", "io", "wire", "session", "host", "config", "boot"]),
 ];
