@@ -1,11 +1,45 @@
-# What one types. `cargo` does the work.
+# Weir's commands. `make` alone lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+CARGO ?= cargo
+# Seconds that each fuzz target runs.
+FUZZ_SECONDS ?= 10
 
-.PHONY: tune untune
+.DEFAULT_GOAL := help
 
-## Kernel limits: show and apply what a million connections need (as root), keeping what was there.
-tune:
-	cargo run --quiet --release --bin weir -- tune
+.PHONY: help
+help: ## list these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
 
-## Restore what `make tune` found.
-untune:
-	cargo run --quiet --release --bin weir -- tune --undo
+.PHONY: build
+build: ## build weir and bench-client for use (target/release)
+	$(CARGO) build --release --workspace
+
+.PHONY: test
+test: ## run every test there is, and count them
+	@tests/all
+
+.PHONY: lint
+lint: ## check the formatting and run clippy
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+.PHONY: loom
+loom: ## model-check the mesh: every schedule of the ring and of the sleep/wake protocol
+	RUSTFLAGS="--cfg loom" $(CARGO) test --release --config 'profile.release.lto=false' --target-dir "$${CARGO_TARGET_DIR:-target}/loom" --test loom
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZ_SECONDS (10)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run
+
+.PHONY: tune
+tune: ## kernel limits: show and apply what a million connections need (as root), keeping what was there
+	$(CARGO) run --quiet --release --bin weir -- tune
+
+.PHONY: untune
+untune: ## restore what `make tune` found
+	$(CARGO) run --quiet --release --bin weir -- tune --undo
+
+.PHONY: clean
+clean: ## remove what was built
+	$(CARGO) clean
