@@ -202,3 +202,19 @@ fn connections_beyond_the_buffers_are_all_served() {
         threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
 }
+
+#[test]
+fn a_table_above_the_limit_of_open_files_says_what_to_do() {
+    let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+    // The kernel has a bound of its own, 2^20, for those who have no limit.
+    let slots = u32::try_from(soft).unwrap_or(u32::MAX).min(1 << 20) + 1;
+    let port = mesh::mesh::<Envelope<Vec<u8>>>(1, 16).unwrap().pop().unwrap();
+    let peers = Peers::new(1);
+    let setup = Setup { kind: Kind::Uring, slots, listener: None, peers, receive_buffers: 1, receive_buffer_bytes: 64 };
+    let error = run(&mut Echo::default(), port, setup, Clock::start(), || Ok(())).expect_err("the table is too large");
+    let text = error.to_string();
+    assert!(
+        text.contains("--shards") && text.contains(&format!("ulimit -n {slots}")) && text.contains(&soft.to_string()),
+        "{text}"
+    );
+}
