@@ -26,7 +26,7 @@ lint: ## check the formatting and run clippy
 
 .PHONY: loom
 loom: ## model-check the mesh: every schedule of the ring and of the sleep/wake protocol
-	RUSTFLAGS="--cfg loom" $(CARGO) test --release --config 'profile.release.lto=false' --target-dir "$${CARGO_TARGET_DIR:-target}/loom" --test loom
+	RUSTFLAGS="--cfg loom" $(CARGO) test --release --manifest-path tests/loom/Cargo.toml --lib --tests --target-dir "$${CARGO_TARGET_DIR:-target}/loom"
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZ_SECONDS (10)

@@ -1,6 +1,6 @@
 //! Waking a port that sleeps, and only then.
 //!
-//! The lost-wakeup protocol, proven in `tests/loom.rs`: a port that wants to sleep raises its flag, fences, and looks at its
+//! The lost-wakeup protocol, proven in `tests/loom`: a port that wants to sleep raises its flag, fences, and looks at its
 //! rings once more; a port that has published looks, after a fence, at the flag. One of the two sees the other.
 #![forbid(unsafe_code)]
 
