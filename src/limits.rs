@@ -87,6 +87,8 @@ const _: () = assert!(BODY_BYTES_DEFAULT <= BODY_BYTES_CEILING);
 // Two names, each with a key and a length of one byte, and some room for fields to come.
 const _: () = assert!(2 * (NAME_BYTES_MAX + 2) + 64 <= PUSH_EXTRA_BYTES_MAX as usize);
 
+/// Bytes that are held for a connection while it is admitted, or on its way home: LOGIN and what came behind it.
+pub const HELD_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of unfinished frames that one shard holds. Beyond it the connection that adds to them is closed.
 pub const INBOUND_BYTES_PER_SHARD: usize = 128 * 1024 * 1024;
 /// The most descriptors that one reactor's table is made for, whatever the process may have: it costs 8 to 16 B of kernel memory each.

@@ -2,7 +2,14 @@
 //! (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 #![forbid(unsafe_code)]
 
-use std::{convert::Infallible, fmt::Write as _, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    fmt::Write as _,
+    io::{self, Write as _},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -24,7 +31,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The address cannot be listened on.
 pub(super) async fn listen(addr: SocketAddr, node: String, stats: Vec<Arc<ShardStats>>) -> anyhow::Result<()> {
     let listener = TcpListener::bind(addr).await.with_context(|| format!("cannot serve metrics on {addr}"))?;
-    log::info!("metrics on http://{}/metrics", listener.local_addr().unwrap_or(addr));
+    // For whoever started the gateway and gave port 0. It may have stopped reading after the first line: that is no error.
+    let _ = writeln!(io::stdout(), "weir: metrics on http://{}/metrics", listener.local_addr().unwrap_or(addr));
     let source = Arc::new((node, stats));
     let places = Arc::new(Semaphore::new(SCRAPERS_MAX));
     tokio::spawn(async move {

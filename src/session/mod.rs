@@ -264,7 +264,7 @@ fn check_send<'a>(send: SendRef<'a>, rights: Option<&Rights>) -> Result<Action<'
     };
     let (Target::User(name) | Target::Group(name)) = target;
     if let Err(bad) = check_name(name) {
-        return refuse(ErrorCode::BadName, format!("the name in the channel {bad}"));
+        return refuse(ErrorCode::BadChannel, format!("the name in the channel {bad}"));
     }
     match target {
         Target::Group(group) if rights.is_some_and(|rights| !rights.write.allows(group)) => {

@@ -1,7 +1,7 @@
 //! The table of a shard's connections, indexed by the slots that the reactor gives out.
 #![forbid(unsafe_code)]
 
-use super::groups::Membership;
+use super::{Arrival, groups::Membership};
 use crate::{
     ids::ConnId,
     session::{Identity, Names, Rights, Session},
@@ -19,6 +19,8 @@ pub enum Phase {
     Admitting,
     /// LOGIN is awaited.
     Anonymous,
+    /// Logged in, and its move home was refused: to be tried again.
+    Homing,
     /// Logged in, at home.
     Active,
     /// Ending: what is queued leaves, nothing is read any more.
@@ -32,8 +34,10 @@ pub enum Phase {
 /// What few connections have. Null while idle.
 #[derive(Debug, Default)]
 pub struct Extra {
-    /// The beginning of a frame.
+    /// The beginning of a frame, or whatever came before the connection was admitted or home.
     pub partial: Vec<u8>,
+    /// What goes home with the connection, in `Phase::Homing`.
+    pub arrival: Option<Box<Arrival>>,
     pub groups: Vec<Membership>,
 }
 
@@ -103,7 +107,8 @@ impl Connection {
 
     /// Drops the rare part if nothing is in it.
     pub fn trim(&mut self) {
-        if self.extra.as_ref().is_some_and(|extra| extra.partial.is_empty() && extra.groups.is_empty()) {
+        if self.extra.as_ref().is_some_and(|extra| extra.partial.is_empty() && extra.arrival.is_none() && extra.groups.is_empty())
+        {
             self.extra = None;
         }
     }

@@ -56,7 +56,7 @@ impl Shard {
         drain.cursor = to;
         for conn in (from..to).filter_map(|slot| self.connections.id_at(slot)).collect::<Vec<_>>() {
             if closing {
-                self.end(conn, None);
+                self.refuse(conn, Refusal::closing(ErrorCode::GoingAway, "this gateway stops now"));
             } else {
                 self.send_away(conn);
             }
@@ -80,7 +80,7 @@ impl Shard {
                 };
                 self.answer(conn, &Frame::Goaway(goaway));
             }
-            Phase::Admitting | Phase::Anonymous => {
+            Phase::Admitting | Phase::Anonymous | Phase::Homing => {
                 self.refuse(conn, Refusal::closing(ErrorCode::GoingAway, "this gateway stops"));
             }
             Phase::Active | Phase::Flushing | Phase::Lingering | Phase::Closing | Phase::Vacant => {}

@@ -7,9 +7,9 @@ use super::{
 };
 use crate::{
     ids::ConnId,
-    limits::LOGIN_BODY_BYTES_MAX,
+    limits::{HELD_BYTES_MAX, LOGIN_BODY_BYTES_MAX},
     session::{Action, Refusal, check_first_frame},
-    wire::{Decoded, ErrorCode, Frame, HEADER_BYTES, decode},
+    wire::{Decoded, ErrorCode, Frame, decode},
 };
 
 /// Whether the bytes behind a frame are still this connection's to read.
@@ -29,21 +29,29 @@ impl Shard {
         match connection.phase {
             Phase::Anonymous | Phase::Active => self.feed(conn, bytes),
             Phase::Admitting => self.hold(conn, bytes),
+            Phase::Homing => {
+                self.hold(conn, bytes);
+                if self.connections.get(conn).is_some_and(|connection| connection.phase == Phase::Homing) {
+                    self.send_home_again(conn);
+                }
+            }
             Phase::Flushing | Phase::Lingering | Phase::Closing | Phase::Vacant => {}
         }
     }
 
-    /// Keeps bytes that came before the connection was admitted: no more than one LOGIN.
+    /// Keeps bytes that came before the connection was admitted, or while it was on its way home. A wrong peer is told so at once.
     fn hold(&mut self, conn: ConnId, bytes: &[u8]) {
-        let held = self.connections.at_mut(conn.slot).extra();
-        held.partial.extend_from_slice(bytes);
-        let held = held.partial.len();
+        let connection = self.connections.at_mut(conn.slot);
+        let admitting = connection.phase == Phase::Admitting;
+        let held = &mut connection.extra().partial;
+        held.extend_from_slice(bytes);
         self.inbound_bytes += bytes.len();
-        if held > HEADER_BYTES + LOGIN_BODY_BYTES_MAX as usize + super::lifecycle::TRAILING_BYTES_MAX {
-            self.refuse(
-                conn,
-                Refusal::closing(ErrorCode::FrameTooLong, "more bytes than a LOGIN before the connection was admitted"),
-            );
+        let malformed = if admitting { decode(held, LOGIN_BODY_BYTES_MAX).err() } else { None };
+        if let Some(malformed) = malformed {
+            self.refuse(conn, Refusal::closing(malformed.code(), malformed.to_string()));
+        } else if held.len() > HELD_BYTES_MAX || self.inbound_bytes > self.settings.limits.inbound_bytes_per_shard {
+            let message = "too many bytes behind LOGIN; wait for LOGIN_OK when there is much to send";
+            self.refuse(conn, Refusal::closing(ErrorCode::Overloaded, message));
         }
     }
 
@@ -64,7 +72,7 @@ impl Shard {
         }
     }
 
-    fn take_partial(&mut self, conn: ConnId) -> Vec<u8> {
+    pub(super) fn take_partial(&mut self, conn: ConnId) -> Vec<u8> {
         let extra = self.connections.at_mut(conn.slot).extra.as_mut();
         let partial = extra.map_or_else(Vec::new, |extra| std::mem::take(&mut extra.partial));
         self.inbound_bytes -= partial.len();
@@ -102,7 +110,9 @@ impl Shard {
             let limit = match connection.phase {
                 Phase::Anonymous => LOGIN_BODY_BYTES_MAX,
                 Phase::Active => self.settings.rules.max_body_bytes,
-                Phase::Admitting | Phase::Flushing | Phase::Lingering | Phase::Closing | Phase::Vacant => return bytes.len(),
+                Phase::Admitting | Phase::Homing | Phase::Flushing | Phase::Lingering | Phase::Closing | Phase::Vacant => {
+                    return bytes.len();
+                }
             };
             match decode(&bytes[used..], limit) {
                 Ok(Decoded::NeedMore { .. }) => break,

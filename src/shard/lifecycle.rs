@@ -15,8 +15,10 @@ use crate::{
     wire::{ErrorCode, Frame, body},
 };
 
-/// Bytes behind LOGIN that are taken before the connection is home.
-pub(super) const TRAILING_BYTES_MAX: usize = 64 * 1024;
+/// A move that was refused is tried again so often: bytes may have come in between, or its home may be full for a moment.
+const MOVES_AGAIN_MAX: u8 = 3;
+/// The pause before that, unless bytes come.
+const MOVE_AGAIN_MS: u64 = 20;
 
 impl Shard {
     pub(super) fn handle_accepted(&mut self, conn: ConnId, peer: IpAddr) {
@@ -42,7 +44,12 @@ impl Shard {
             (Some(connection), true) => {
                 connection.address = address;
                 connection.phase = Phase::Anonymous;
+                let peer_done = connection.peer_done;
                 self.feed(conn, &[]);
+                // It ended its direction before it was admitted: what came in front of that counts all the same.
+                if peer_done {
+                    self.handle_eof(conn);
+                }
             }
             (Some(_), false) => {
                 let limit = self.settings.limits.connections_per_address;
@@ -83,12 +90,26 @@ impl Shard {
             self.outputs.push_back(Output::Stay { conn });
             return if self.install(conn, identity, epoch) { Flow::On } else { Flow::Stop };
         }
-        self.wheel.cancel(conn.slot);
-        let address = self.connections.remove(conn).address;
         self.stats.moved_out.add(1);
-        let arrival = Arrival { identity, epoch, address, trailing: rest.to_vec() };
-        self.outputs.push_back(Output::Move { conn, to: home, message: Message::Arrival(Box::new(arrival)) });
+        let address = self.connections.at(conn.slot).address;
+        self.send_home(conn, Box::new(Arrival { identity, epoch, address, trailing: rest.to_vec(), refusals: 0 }));
         Flow::Stop
+    }
+
+    fn send_home(&mut self, conn: ConnId, arrival: Box<Arrival>) {
+        let home = self.home(self.keyed.name(arrival.identity.names.client()));
+        self.wheel.cancel(conn.slot);
+        self.connections.remove(conn);
+        self.outputs.push_back(Output::Move { conn, to: home, message: Message::Arrival(arrival) });
+    }
+
+    /// The same once more, with what came meanwhile.
+    pub(super) fn send_home_again(&mut self, conn: ConnId) {
+        let trailing = self.take_partial(conn);
+        let extra = self.connections.at_mut(conn.slot).extra();
+        let mut arrival = extra.arrival.take().expect("a connection on its way home has its arrival");
+        arrival.trailing = trailing;
+        self.send_home(conn, arrival);
     }
 
     /// Wall clock at LOGIN, made unique: a later login of a device has the larger epoch, on whichever core it was read.
@@ -115,11 +136,22 @@ impl Shard {
         }
     }
 
-    pub(super) fn handle_move_refused(&mut self, conn: ConnId, arrival: Arrival) {
-        self.stats.moves_refused.add(1);
+    /// Bytes came that must be taken first, or the home has no room: the reactor does not tell which.
+    pub(super) fn handle_move_refused(&mut self, conn: ConnId, mut arrival: Box<Arrival>) {
         let now_ms = self.now_ms();
-        self.connections.insert(conn, Phase::Anonymous, now_ms).address = arrival.address;
-        self.refuse(conn, too_many_connections());
+        let connection = self.connections.insert(conn, Phase::Homing, now_ms);
+        connection.address = arrival.address;
+        if arrival.refusals == MOVES_AGAIN_MAX {
+            self.stats.moves_refused.add(1);
+            self.refuse(conn, too_many_connections());
+            return;
+        }
+        arrival.refusals += 1;
+        self.inbound_bytes += arrival.trailing.len();
+        let extra = connection.extra();
+        extra.partial = std::mem::take(&mut arrival.trailing);
+        extra.arrival = Some(arrival);
+        self.wheel.set(conn.slot, self.now.plus_ms(MOVE_AGAIN_MS));
     }
 
     /// Makes the connection a session of its client, as far as the policy of its device class lets it. Returns false if not.
@@ -215,7 +247,7 @@ impl Shard {
     pub(super) fn end(&mut self, conn: ConnId, last: Option<&Frame<'_>>) {
         let Some(connection) = self.connections.get(conn) else { return };
         match connection.phase {
-            Phase::Admitting | Phase::Anonymous | Phase::Active => {}
+            Phase::Admitting | Phase::Anonymous | Phase::Homing | Phase::Active => {}
             Phase::Flushing | Phase::Lingering | Phase::Closing | Phase::Vacant => return,
         }
         self.sign_off(conn);
@@ -271,7 +303,10 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.peer_done = true;
         match connection.phase {
-            Phase::Admitting | Phase::Anonymous | Phase::Active => {
+            // What came in front of it is still to be worked through, there or here.
+            Phase::Homing => self.send_home_again(conn),
+            Phase::Admitting => {}
+            Phase::Anonymous | Phase::Active => {
                 self.stats.hung_up.add(1);
                 self.end(conn, None);
             }
@@ -288,7 +323,7 @@ impl Shard {
         log::trace!("shard {}: {conn} is broken, errno {errno}", self.settings.id);
         self.stats.broken.add(1);
         match connection.phase {
-            Phase::Admitting | Phase::Anonymous | Phase::Active => self.sign_off(conn),
+            Phase::Admitting | Phase::Anonymous | Phase::Homing | Phase::Active => self.sign_off(conn),
             Phase::Flushing | Phase::Lingering | Phase::Closing | Phase::Vacant => {}
         }
         self.close(conn);
@@ -311,6 +346,7 @@ impl Shard {
                 let message = format!("no LOGIN came within {} ms", self.settings.timeouts.login_ms);
                 self.refuse(conn, Refusal::closing(ErrorCode::LoginTimeout, message));
             }
+            Phase::Homing => self.send_home_again(conn),
             Phase::Active => self.check_silence(conn),
             Phase::Flushing | Phase::Lingering => self.close(conn),
             Phase::Closing | Phase::Vacant => {}

@@ -30,6 +30,8 @@ pub struct Arrival {
     pub address: u64,
     /// What came behind LOGIN.
     pub trailing: Vec<u8>,
+    /// How often the move was refused.
+    pub refusals: u8,
 }
 
 /// A part of a batch's bytes.

@@ -209,7 +209,7 @@ impl Machine for Shard {
             Input::Broken { conn, errno } => self.handle_broken(conn, errno),
             Input::Closed { conn } => self.handle_closed(conn),
             Input::Adopted { conn, message: Message::Arrival(arrival), .. } => self.handle_adopted(conn, *arrival),
-            Input::MoveRefused { conn, message: Message::Arrival(arrival) } => self.handle_move_refused(conn, *arrival),
+            Input::MoveRefused { conn, message: Message::Arrival(arrival) } => self.handle_move_refused(conn, arrival),
             Input::AdoptFailed { message, .. } => self.handle_lost_arrival(message),
             Input::Posted { from, message } => self.handle_posted(from, message),
             Input::PostRefused { to, message: Message::Batch(batch) } => {
