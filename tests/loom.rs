@@ -13,7 +13,7 @@ use loom::{
     sync::{Arc, Condvar, Mutex},
     thread,
 };
-use weir_loom::{
+use weir::{
     ids::ShardId,
     mesh::{Port, SleepFlag, mesh, ring},
 };
