@@ -13,7 +13,7 @@ use loom::{
     sync::{Arc, Condvar, Mutex},
     thread,
 };
-use weir::{
+use weir_loom::{
     ids::ShardId,
     mesh::{Port, SleepFlag, mesh, ring},
 };
