@@ -17,7 +17,7 @@ use core_affinity::CoreId;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{
-    config::{self, Config, DevicePolicy, ReactorChoice},
+    config::{self, Config, ReactorChoice},
     control::{self, Ended},
     ids::ShardId,
     limits::{
@@ -27,7 +27,7 @@ use crate::{
     },
     mesh::{Port, mesh},
     reactor::{self, Clock, Envelope, Kind, Peers, Setup, socket},
-    session::{DeviceClass, HeartbeatRules, Policy, Rate, Rules},
+    session::{DeviceClass, HeartbeatRules, Rate, Rules},
     shard::{Control, GoawayRules, Limits, Message, Settings, Shard, Timeouts},
     stats::ShardStats,
 };
@@ -217,18 +217,14 @@ fn connections_max(config: &Config, slots: u32) -> u32 {
 }
 
 fn rules(config: &Config) -> anyhow::Result<Rules> {
-    let device_class = |(name, policy): (&str, DevicePolicy)| DeviceClass {
-        name: name.to_owned(),
-        policy: match policy {
-            DevicePolicy::AllowMany => Policy::AllowMany,
-            DevicePolicy::KeepNewest => Policy::KeepNewest,
-            DevicePolicy::RefuseNewest => Policy::RefuseNewest,
-        },
-    };
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock of this host is set before 1970")?;
     Ok(Rules {
         verifier: if config.dev { None } else { config::verifier(&config.auth)? },
-        device_classes: config.device_classes.iter().map(device_class).collect(),
+        device_classes: config
+            .device_classes
+            .iter()
+            .map(|(name, policy)| DeviceClass { name: name.to_owned(), policy })
+            .collect(),
         heartbeat: HeartbeatRules {
             interval_ms: config.heartbeat.interval_ms,
             interval_min_ms: config.heartbeat.interval_min_ms,

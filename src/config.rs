@@ -17,7 +17,7 @@ pub use keys::verifier;
 pub use layers::{Environment, Flags, Loaded, Source, load};
 pub use schema::{Auth, Config, Goaway, Heartbeat, Limits, SETTINGS, Setting, Timeouts};
 pub use show::show;
-pub use value::{DeviceClasses, DevicePolicy, ReactorChoice, Secret};
+pub use value::{DeviceClasses, ReactorChoice, Secret};
 
 use std::fmt;
 

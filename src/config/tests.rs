@@ -4,6 +4,7 @@
 use std::io::Write as _;
 
 use super::*;
+use crate::session::Policy;
 
 /// A configuration that is valid without anything else.
 const DEV: [(&str, &str); 1] = [("dev", "true")];
@@ -62,8 +63,8 @@ fn the_defaults_are_valid_and_documented() {
     assert!(!config.node.is_empty());
     assert_eq!(config.limits.max_body_bytes, 65_536);
     assert_eq!(config.limits.bytes_per_second, 8 << 20);
-    assert_eq!(config.device_classes.policy("phone"), Some(DevicePolicy::KeepNewest));
-    assert_eq!(config.device_classes.policy("default"), Some(DevicePolicy::AllowMany));
+    assert_eq!(config.device_classes.policy("phone"), Some(Policy::KeepNewest));
+    assert_eq!(config.device_classes.policy("default"), Some(Policy::AllowMany));
     assert_eq!(config.device_classes.policy("fridge"), None);
     assert_eq!(Config::default().listen.to_string(), "0.0.0.0:7700");
     for setting in SETTINGS.iter() {
@@ -189,8 +190,7 @@ fn device_classes_come_from_table_and_text_alike() {
     let flag = load(&flags(&text), &Environment::new()).unwrap();
     assert_eq!(file.config.device_classes, flag.config.device_classes);
     let classes: Vec<_> = flag.config.device_classes.iter().collect();
-    let expected =
-        [("default", DevicePolicy::AllowMany), ("a tv", DevicePolicy::AllowMany), ("phone", DevicePolicy::RefuseNewest)];
+    let expected = [("default", Policy::AllowMany), ("a tv", Policy::AllowMany), ("phone", Policy::RefuseNewest)];
     assert_eq!(classes, expected);
     assert!(flag_error(&[("device_classes", "phone")]).contains("phone=keep_newest"));
     let many: Vec<_> = (0..40).map(|number| format!("c{number}=allow_many")).collect();

@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use crate::limits::DEVICE_CLASSES_MAX;
-use crate::session::check_name;
+use crate::session::{Policy, check_name};
 
 /// A value as it stands at its place.
 #[derive(Clone, Debug)]
@@ -253,55 +253,31 @@ impl Typed for ReactorChoice {
     const PLACEHOLDER: &'static str = "auto|uring|epoll";
 }
 
-/// What happens when a second device of a class logs in for the same client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DevicePolicy {
-    /// Both stay.
-    AllowMany,
-    /// The new one stays, the old one is closed with REPLACED_BY_DEVICE.
-    KeepNewest,
-    /// The old one stays, the new one is closed with DEVICE_REFUSED.
-    RefuseNewest,
-}
-
-impl DevicePolicy {
-    const ALL: [(&'static str, DevicePolicy); 3] = [
-        ("allow_many", DevicePolicy::AllowMany),
-        ("keep_newest", DevicePolicy::KeepNewest),
-        ("refuse_newest", DevicePolicy::RefuseNewest),
-    ];
-
-    /// As written in the configuration.
-    pub fn name(self) -> &'static str {
-        name_in(&DevicePolicy::ALL, self)
-    }
-}
-
 /// The device classes, each with its policy. There always is one named "default".
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceClasses(BTreeMap<String, DevicePolicy>);
+pub struct DeviceClasses(BTreeMap<String, Policy>);
 
 impl DeviceClasses {
     /// The class of a LOGIN that names none.
     pub const DEFAULT: &'static str = "default";
 
     /// The policy of a class; `None` if there is no such class.
-    pub fn policy(&self, class: &str) -> Option<DevicePolicy> {
+    pub fn policy(&self, class: &str) -> Option<Policy> {
         self.0.get(class).copied()
     }
 
     /// All of them: "default" first, the others in alphabetical order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, DevicePolicy)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Policy)> {
         let all = self.0.iter().map(|(class, policy)| (class.as_str(), *policy));
         let (default, others): (Vec<_>, Vec<_>) = all.partition(|(class, _)| *class == DeviceClasses::DEFAULT);
         default.into_iter().chain(others)
     }
 
     fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<DeviceClasses, String> {
-        let mut classes = BTreeMap::from([(DeviceClasses::DEFAULT.to_owned(), DevicePolicy::AllowMany)]);
+        let mut classes = BTreeMap::from([(DeviceClasses::DEFAULT.to_owned(), Policy::AllowMany)]);
         for (class, policy) in pairs {
             check_name(class).map_err(|bad| format!("the class {class:?} {bad}"))?;
-            let policy = choice(&DevicePolicy::ALL, policy).map_err(|why| format!("class {class}: {why}"))?;
+            let policy = choice(&Policy::NAMES, policy).map_err(|why| format!("class {class}: {why}"))?;
             classes.insert(class.to_owned(), policy);
         }
         if classes.len() > DEVICE_CLASSES_MAX {
@@ -313,7 +289,7 @@ impl DeviceClasses {
 
 impl Default for DeviceClasses {
     fn default() -> Self {
-        use DevicePolicy::{AllowMany, KeepNewest};
+        use Policy::{AllowMany, KeepNewest};
         let classes = [
             (DeviceClasses::DEFAULT, AllowMany),
             ("phone", KeepNewest),
@@ -341,7 +317,7 @@ impl Typed for DeviceClasses {
     }
 
     fn to_toml(&self) -> String {
-        let class = |(class, policy): (&str, DevicePolicy)| format!("{} = {}", quoted(class), quoted(policy.name()));
+        let class = |(class, policy): (&str, Policy)| format!("{} = {}", quoted(class), quoted(policy.name()));
         format!("{{ {} }}", self.iter().map(class).collect::<Vec<_>>().join(", "))
     }
 

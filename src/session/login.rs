@@ -21,6 +21,21 @@ pub enum Policy {
     RefuseNewest,
 }
 
+impl Policy {
+    /// Each policy with its name, as configuration and error messages write it.
+    pub const NAMES: [(&'static str, Policy); 3] =
+        [("allow_many", Policy::AllowMany), ("keep_newest", Policy::KeepNewest), ("refuse_newest", Policy::RefuseNewest)];
+
+    /// The name of this one.
+    pub fn name(self) -> &'static str {
+        match self {
+            Policy::AllowMany => "allow_many",
+            Policy::KeepNewest => "keep_newest",
+            Policy::RefuseNewest => "refuse_newest",
+        }
+    }
+}
+
 /// A device class by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceClass {
