@@ -191,11 +191,11 @@ fn only_a_sleeper_is_rung_and_only_once() {
 #[test]
 fn no_peer_starves_another() {
     let mut ports = ports(3, 64);
-    for from in 0..3 {
+    for port in &mut ports {
         for number in 0..30 {
-            ports[from].post(ShardId(0), number).expect("there is room");
+            port.post(ShardId(0), number).expect("there is room");
         }
-        ports[from].publish();
+        port.publish();
     }
     let mut firsts = Vec::new();
     for turn in 0..3 {

@@ -133,7 +133,7 @@ pub(super) fn put_number(field: u8, number: u64, out: &mut Vec<u8>) {
 /// Appends a string or bytes field with a number below 16. Defaults are left out, as proto3 does.
 pub(super) fn put_bytes(field: u8, bytes: &[u8], out: &mut Vec<u8>) {
     if !bytes.is_empty() {
-        out.push(field << 3 | 2);
+        out.push((field << 3) | 2);
         put_varint(bytes.len() as u64, out);
         out.extend_from_slice(bytes);
     }
