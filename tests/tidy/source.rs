@@ -37,7 +37,7 @@ impl Source {
             let before = self.code[..*at].chars().next_back();
             let after = self.code[at + word.len()..].chars().next();
             let last = word.chars().next_back().is_some_and(part_of_word);
-            !before.is_some_and(part_of_word) && !(last && after.is_some_and(part_of_word))
+            !(before.is_some_and(part_of_word) || last && after.is_some_and(part_of_word))
         })
     }
 }
