@@ -40,7 +40,7 @@ pub(crate) struct Report {
     pub(crate) rate_per_s: f64,
     pub(crate) latency_us: Option<Percentiles>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) schedule_lag_us: Option<Percentiles>,
+    pub(crate) schedule_lag_us: Option<Option<Percentiles>>,
     pub(crate) connects_per_s: f64,
     pub(crate) failed_connects: u64,
     pub(crate) retried_connects: u64,
@@ -172,7 +172,7 @@ impl Report {
             refusals: causes(&outcome.refusals),
             rate_per_s: if seconds > 0.0 { tally.received_in_phase as f64 / seconds } else { 0.0 },
             latency_us: percentiles(&outcome.latency_us),
-            schedule_lag_us: load.planned_rate_per_s.and_then(|_| percentiles(&outcome.lag_us)),
+            schedule_lag_us: load.planned_rate_per_s.map(|_| percentiles(&outcome.lag_us)),
             connects_per_s: tally.ready as f64 / finished.ramp.as_secs_f64().max(1e-6),
             failed_connects: tally.failed,
             retried_connects: tally.retried,
@@ -223,7 +223,7 @@ impl Report {
         if self.refused > 0 {
             reasons.push(format!("the gateway refused {} of {} messages: {}", self.refused, self.sent, told(&self.refusals)));
         }
-        if let Some(lag) = self.schedule_lag_us.filter(|lag| lag.p99 > LAG_P99_US_MAX) {
+        if let Some(lag) = self.schedule_lag_us.flatten().filter(|lag| lag.p99 > LAG_P99_US_MAX) {
             reasons.push(format!(
                 "this client was the bottleneck: 1 % of its sends were more than {} µs later than planned, and {LAG_P99_US_MAX} µs is the \
                  limit; lower --rate, or give it more cores",

@@ -1,1 +1,146 @@
+//! Results of whole runs in memory: as documented, and judged as they should be.
+#![forbid(unsafe_code)]
 
+use std::time::Duration;
+
+use super::*;
+use crate::{
+    fleet::{Outcome, Tally, count_cause},
+    measure,
+    plan::example,
+    run::ServerUse,
+};
+
+#[path = "../tests/schema/mod.rs"]
+mod schema;
+
+fn config(scenario: &'static str) -> RunConfig {
+    RunConfig {
+        scenario,
+        kind: Kind::Epoll,
+        duration: Duration::from_secs(2),
+        drain: Duration::from_secs(1),
+        server_pid: None,
+        deliveries_per_message: 1,
+        goes_on_without_all: false,
+    }
+}
+
+/// A clean run of 1,000 messages, each of which took 200 µs and was sent 50 µs late.
+fn finished() -> Finished {
+    let mut outcome = Outcome::new();
+    outcome.tally = Tally { ready: 10, sent: 1_000, received: 1_000, received_in_phase: 900, ..Tally::default() };
+    outcome.latency_us.record_n(200, 1_000).expect("in bounds");
+    outcome.lag_us.record_n(50, 1_000).expect("in bounds");
+    Finished {
+        outcome,
+        expected: 1_000,
+        lost: 0,
+        ramp: Duration::from_millis(20),
+        phase: Duration::from_secs(2),
+        client_cpu_cores: 0.5,
+        server: None,
+        reasons: Vec::new(),
+    }
+}
+
+fn report(load: Load, finished: &Finished) -> Report {
+    Report::new(&example(10, 2), &config("route"), load, finished)
+}
+
+fn closed() -> Load {
+    Load { pattern: Some("pairs"), depth: Some(1), ..Load::default() }
+}
+
+fn open() -> Load {
+    Load { pattern: Some("pairs"), planned_rate_per_s: Some(500.0), ..Load::default() }
+}
+
+#[test]
+fn a_clean_run_is_valid() {
+    let report = report(closed(), &finished());
+    assert!(report.valid);
+    assert_eq!((report.exit_code(), report.rate_per_s, report.connects_per_s), (0, 450.0, 500.0));
+    let latency = report.latency_us.expect("messages came");
+    assert_eq!((latency.p50, latency.max), (200, 200));
+}
+
+#[test]
+fn every_fault_ends_in_1() {
+    let faults: [fn(&mut Finished); 5] = [
+        |finished| finished.lost = 1,
+        |finished| finished.outcome.tally.duplicated = 1,
+        |finished| finished.outcome.tally.reordered = 1,
+        |finished| finished.outcome.tally.misdelivered = 1,
+        |finished| finished.outcome.tally.corrupted = 1,
+    ];
+    for fault in faults {
+        let mut finished = finished();
+        fault(&mut finished);
+        let report = report(closed(), &finished);
+        assert_eq!((report.exit_code(), report.valid), (1, false));
+    }
+}
+
+#[test]
+fn what_is_no_fault_of_the_gateway_ends_in_2_with_the_reason() {
+    let spoilers: [(fn(&mut Finished), &str); 4] = [
+        (|finished| finished.outcome.tally.failed = 2, "2 of 10 clients could not log in"),
+        (|finished| finished.outcome.tally.dropped = 3, "3 connections ended before they should"),
+        (|finished| finished.outcome.tally.refused = 4, "refused 4 of 1000 messages"),
+        (|finished| finished.reasons.push("interrupted after 1 s".into()), "interrupted"),
+    ];
+    for (spoil, words) in spoilers {
+        let mut finished = finished();
+        spoil(&mut finished);
+        let report = report(closed(), &finished);
+        assert_eq!((report.exit_code(), report.valid), (2, false));
+        assert!(report.invalid_reasons[0].contains(words), "{:?}", report.invalid_reasons);
+    }
+}
+
+#[test]
+fn a_late_client_calls_its_own_open_loop_invalid() {
+    assert_eq!(report(open(), &finished()).exit_code(), 0);
+    let mut late = finished();
+    late.outcome.lag_us.record_n(1_500, 20).expect("in bounds");
+    let report_of_late = report(open(), &late);
+    assert_eq!(report_of_late.exit_code(), 2);
+    assert!(report_of_late.invalid_reasons[0].contains("this client was the bottleneck"));
+    // The closed loop has no schedule to be late for.
+    assert_eq!(report(closed(), &late).exit_code(), 0);
+}
+
+#[test]
+fn results_are_as_documented() {
+    let json = |report: &Report| serde_json::to_value(report).expect("JSON");
+    schema::check(&json(&report(closed(), &finished())), schema::Made::default());
+    schema::check(&json(&report(open(), &finished())), schema::Made { open_loop: true, ..Default::default() });
+
+    let mut busy = finished();
+    busy.server = Some(ServerUse { cpu: Duration::from_millis(4), cpu_cores: 0.1, grown_bytes: -4_096 });
+    busy.outcome.rtt_us.record(90).expect("in bounds");
+    busy.outcome.tally.refused = 1;
+    count_cause(&mut busy.outcome.refusals, "RATE_EXCEEDED", "too fast");
+    count_cause(&mut busy.outcome.endings, "SUPERSEDED", "another one came");
+    let busy = report(closed(), &busy);
+    assert_eq!(
+        busy.server.map(|server| (server.cpu_ns_per_message, server.user_bytes_per_connection)),
+        Some((Some(4_000.0), -409.6))
+    );
+    schema::check(&json(&busy), schema::Made { server_pid: true, ..Default::default() });
+    assert!(busy.invalid_reasons[0].contains("--limits-frames-per-second"), "{:?}", busy.invalid_reasons);
+
+    let nothing = Finished {
+        outcome: Outcome { latency_us: measure::histogram(), lag_us: measure::histogram(), ..Outcome::new() },
+        ..finished()
+    };
+    schema::check(&json(&report(open(), &nothing)), schema::Made { open_loop: true, ..Default::default() });
+}
+
+#[test]
+fn secrets_stay_out_of_the_command() {
+    let args = ["/some/where/bench-client", "route", "--token", "abc", "--hs256-secret=def", "--depth", "2"];
+    let command = command_line(args.iter().map(|arg| (*arg).to_owned()));
+    assert_eq!(command, "bench-client route --token … --hs256-secret=… --depth 2");
+}

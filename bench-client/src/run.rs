@@ -122,6 +122,8 @@ struct Crew {
     threads: Vec<JoinHandle<io::Result<()>>>,
     port: Port<Envelope<Message>>,
     clock: Clock,
+    /// When the workers were told to begin.
+    started: Tick,
     tallies: Vec<Tally>,
     outcomes: Vec<Option<Box<Outcome>>>,
 }
@@ -162,7 +164,7 @@ impl Crew {
             threads.push(thread::Builder::new().name(format!("worker-{worker}")).spawn(body)?);
         }
         let tallies = vec![Tally::default(); workers as usize];
-        Ok(Crew { threads, port, clock, tallies, outcomes: (0..workers).map(|_| None).collect() })
+        Ok(Crew { threads, port, clock, started: clock.now(), tallies, outcomes: (0..workers).map(|_| None).collect() })
     }
 
     /// Takes what the workers told, and gives the sum of their counts.
@@ -263,6 +265,7 @@ impl Lead<'_> {
     fn ramp(&mut self) -> anyhow::Result<(bool, Duration)> {
         let all = u64::from(self.plan.connections);
         let start = Instant::now();
+        let start_tick = self.crew.started;
         let (mut arrived, mut last) = (0, start);
         loop {
             let tally = self.crew.poll()?;
@@ -272,7 +275,7 @@ impl Lead<'_> {
             }
             if tally.ready + tally.failed >= all {
                 let goes_on = tally.ready == all || self.config.goes_on_without_all && tally.ready > 0;
-                return Ok((goes_on, last - start));
+                return Ok((goes_on, Duration::from_micros(tally.last_arrival.micros_since(start_tick))));
             }
             if last.elapsed() > RAMP_STALL {
                 let missing = all - tally.ready - tally.failed;

@@ -69,7 +69,7 @@ pub(crate) fn rows(report: &Report) -> Vec<(String, String)> {
             ),
         );
     }
-    for (label, percentiles) in [("latency", report.latency_us), ("schedule lag", report.schedule_lag_us)] {
+    for (label, percentiles) in [("latency", report.latency_us), ("schedule lag", report.schedule_lag_us.flatten())] {
         if let Some(p) = percentiles {
             let text = [("p50", p.p50), ("p90", p.p90), ("p99", p.p99), ("p99.9", p.p999), ("max", p.max)];
             row(label, text.map(|(name, us)| format!("{name} {}", micros(us))).join(", "));

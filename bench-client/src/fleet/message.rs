@@ -52,6 +52,8 @@ pub(crate) struct Tally {
     pub(crate) refused: u64,
     pub(crate) pings: u64,
     pub(crate) pongs: u64,
+    /// When the last client so far became ready; the latest of all workers.
+    pub(crate) last_arrival: Tick,
     /// No SEND will follow in this phase.
     pub(crate) is_quiet: bool,
 }
@@ -73,6 +75,7 @@ impl Tally {
         self.refused += other.refused;
         self.pings += other.pings;
         self.pongs += other.pongs;
+        self.last_arrival = self.last_arrival.max(other.last_arrival);
         self.is_quiet &= other.is_quiet;
     }
 

@@ -23,6 +23,8 @@ use weir::{
     io::{Chunk, Input, Machine, Output, Tick},
 };
 
+#[cfg(test)]
+pub(crate) use message::count_cause;
 pub(crate) use message::{Causes, Ledger, Message, Outcome, Tally};
 pub(crate) use net::{Net, slot_of_id};
 
@@ -129,6 +131,10 @@ impl<S: Scenario> Fleet<S> {
     }
 
     fn report_progress(&mut self, now: Tick) -> Tick {
+        let tally = &self.net.outcome.tally;
+        if self.phase == Phase::Ramp && tally.last_arrival == now && tally.ready + tally.failed == self.net.links.len() as u64 {
+            self.next_progress = now;
+        }
         if now >= self.next_progress {
             let every = if self.phase == Phase::Quiet { PROGRESS_QUIET_US } else { PROGRESS_US };
             self.next_progress = Tick(now.0 + every);

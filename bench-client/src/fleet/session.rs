@@ -132,6 +132,7 @@ impl<S: Scenario> Fleet<S> {
             Random::new(self.net.plan.seed, self.net.plan.client(self.net.worker, local).into()).below(link.interval_ms / 2 + 1);
         link.last_sent_ms = (now.as_ms() as u32).wrapping_sub(spread);
         self.net.outcome.tally.ready += 1;
+        self.net.outcome.tally.last_arrival = now;
     }
 
     fn pong(&mut self, local: u32, pong: &body::Pong, now: Tick) {

@@ -1,0 +1,234 @@
+//! The real program against the real gateway.
+#![forbid(unsafe_code)]
+
+mod schema;
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+use schema::Made;
+use serde_json::Value;
+
+const SECRET: &str = "a secret of at least thirty-two bytes";
+
+/// The gateway's program: in the same build as this test, brought up to date if it is not.
+fn weir() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let program = Path::new(env!("CARGO_BIN_EXE_bench-client")).with_file_name("weir");
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "-p", "weir", "--bin", "weir"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo runs").success(), "the gateway is built");
+        program
+    })
+}
+
+/// A gateway on a port of its own, which ends with this value.
+struct Gateway {
+    child: Child,
+    target: String,
+}
+
+impl Gateway {
+    fn start(args: &[&str]) -> Gateway {
+        let mut child = Command::new(weir())
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the gateway starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
+        let target = line.trim().strip_prefix("weir: listening on ").expect("the announcement").to_owned();
+        Gateway { child, target }
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let target = ["--target", self.target.as_str()];
+        bench(&[args, &target].concat())
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs bench-client; a run that does not end in time is ended.
+fn bench(args: &[&str]) -> Output {
+    let program = env!("CARGO_BIN_EXE_bench-client");
+    let mut child = Command::new(program).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while child.try_wait().expect("a child").is_none() {
+        if Instant::now() > deadline {
+            child.kill().expect("a child");
+            panic!("bench-client {args:?} did not end: {:?}", child.wait_with_output());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    child.wait_with_output().expect("a child")
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or_else(|| panic!("{output:?}"))
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Runs bench-client, and gives its exit status and its result.
+fn result(gateway: &Gateway, args: &[&str]) -> (i32, Value) {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().to_str().expect("text");
+    let output = gateway.run(&[args, &["--json", path]].concat());
+    let json = std::fs::read_to_string(path).expect("the result");
+    let object = serde_json::from_str(&json).unwrap_or_else(|cause| panic!("{cause}: {}", text(&output)));
+    (code(&output), object)
+}
+
+fn assert_exact(object: &Value) {
+    assert_eq!(object["valid"], true, "{object:#}");
+    assert_eq!(object["received"], object["expected"]);
+    for fault in ["lost", "duplicated", "reordered", "misdelivered", "corrupted", "refused"] {
+        assert_eq!(object[fault], 0, "{fault}");
+    }
+}
+
+const UNLIMITED: [&str; 6] = ["--dev", "--shards", "3", "--limits-frames-per-second", "0", "--limits-bytes-per-second=0"];
+
+#[test]
+fn every_scenario_is_exact_on_both_reactors_and_its_result_is_as_documented() {
+    for reactor in ["uring", "epoll"] {
+        let gateway = Gateway::start(&[&UNLIMITED[..], &["--reactor", reactor]].concat());
+        let pid = gateway.child.id().to_string();
+        let route = ["route", "--connections", "100", "--duration", "1s", "--reactor", reactor, "--server-pid", &pid];
+        let (code, object) = result(&gateway, &route);
+        assert_eq!(code, 0, "{object:#}");
+        assert_exact(&object);
+        schema::check(&object, Made { server_pid: true, ..Made::default() });
+        assert_eq!(object["host"]["reactor"], reactor);
+        assert!(object["received"].as_u64() > Some(100));
+
+        let fanout =
+            ["fanout", "--members", "20", "--groups", "3", "--publishers", "2", "--duration", "1s", "--reactor", reactor];
+        let (code, object) = result(&gateway, &fanout);
+        assert_eq!(code, 0, "{object:#}");
+        assert_exact(&object);
+        schema::check(&object, Made::default());
+        assert_eq!(object["expected"].as_u64(), object["sent"].as_u64().map(|sent| sent * 20));
+
+        let connect = ["connect", "--connections", "200", "--rate", "1000", "--duration", "500ms", "--reactor", reactor];
+        let (code, object) = result(&gateway, &connect);
+        assert_eq!(code, 0, "{object:#}");
+        schema::check(&object, Made { ramp_rate: true, ..Made::default() });
+        assert!((500.0..=1_300.0).contains(&object["connects_per_s"].as_f64().expect("a number")), "{object:#}");
+    }
+}
+
+#[test]
+fn the_open_loop_reports_its_lag() {
+    let gateway = Gateway::start(&UNLIMITED);
+    for scenario in [&["route", "--pattern", "random", "--connections", "50"][..], &["fanout", "--members", "20"]] {
+        let (code, object) = result(&gateway, &[scenario, &["--rate", "500", "--duration", "1s"]].concat());
+        schema::check(&object, Made { open_loop: true, ..Made::default() });
+        assert!((450..=500).contains(&object["sent"].as_u64().expect("a number")), "{object:#}");
+        // On a busy machine the client may have been late; then the run must say so.
+        let lag = object["schedule_lag_us"]["p99"].as_u64().expect("a number");
+        assert_eq!(code, if lag > 1_000 { 2 } else { 0 }, "{object:#}");
+    }
+}
+
+#[test]
+fn two_runs_share_a_gateway() {
+    let gateway = Gateway::start(&UNLIMITED);
+    let args = ["route", "--connections", "50", "--duration", "1s", "--client-prefix"];
+    thread::scope(|scope| {
+        let runs = ["one", "two"].map(|prefix| {
+            let gateway = &gateway;
+            scope.spawn(move || result(gateway, &[&args[..], &[prefix]].concat()))
+        });
+        for run in runs {
+            let (code, object) = run.join().expect("a run");
+            assert_eq!(code, 0, "{object:#}");
+            assert_exact(&object);
+        }
+    });
+}
+
+#[test]
+fn a_refused_send_makes_the_run_invalid_and_names_the_limit() {
+    let gateway = Gateway::start(&["--dev", "--limits-frames-per-second", "20"]);
+    let (code, object) = result(&gateway, &["route", "--connections", "10", "--depth", "4", "--duration", "500ms"]);
+    assert_eq!(code, 2, "{object:#}");
+    assert_eq!((&object["valid"], &object["lost"]), (&Value::Bool(false), &Value::from(0)));
+    assert!(object["refusals"]["RATE_EXCEEDED"]["count"].as_u64() > Some(0));
+    let reasons = object["invalid_reasons"].to_string();
+    assert!(reasons.contains("--limits-frames-per-second"), "{reasons}");
+    schema::check(&object, Made::default());
+}
+
+#[test]
+fn tokens_are_made_from_the_secret() {
+    let gateway = Gateway::start(&["--auth-hs256-secret", SECRET]);
+    let (code, object) =
+        result(&gateway, &["fanout", "--members", "10", "--window", "1", "--duration", "300ms", "--hs256-secret", SECRET]);
+    assert_eq!(code, 0, "{object:#}");
+    assert_exact(&object);
+    assert!(!object["host"]["command"].to_string().contains(SECRET), "the secret stays out of the result");
+
+    let (code, object) = result(&gateway, &["route", "--connections", "10", "--duration", "300ms"]);
+    assert_eq!(code, 2, "{object:#}");
+    assert_eq!(object["failed_connects"], 10);
+    assert!(object["invalid_reasons"].to_string().contains("TOKEN_MISSING"), "{object:#}");
+    schema::check(&object, Made::default());
+}
+
+#[test]
+fn a_gateway_that_dies_makes_the_run_fail() {
+    let mut gateway = Gateway::start(&UNLIMITED);
+    let target = gateway.target.clone();
+    let args = ["route", "--connections", "100", "--duration", "4s", "--target", &target];
+    let output = thread::scope(|scope| {
+        let run = scope.spawn(|| bench(&args));
+        thread::sleep(Duration::from_millis(1_500));
+        gateway.child.kill().expect("a child");
+        run.join().expect("a run")
+    });
+    // What was under way is lost, unless nothing was.
+    assert!([1, 2].contains(&code(&output)), "{}", text(&output));
+    assert!(text(&output).contains("connections ended before they should"), "{}", text(&output));
+}
+
+#[test]
+fn nobody_home_and_wrong_use_are_told_apart() {
+    let output = bench(&["route", "--target", "127.0.0.1:1"]);
+    assert_eq!(code(&output), 2);
+    assert!(text(&output).contains("is the gateway running?"), "{}", text(&output));
+    for (args, words) in [
+        (&["route", "--payload", "8"][..], "smallest payload is 32 bytes"),
+        (&["route", "--connections", "10", "--active", "11"], "--active 11 is more than"),
+        (&["fanout", "--connections", "10", "--groups", "3"], "same number of members"),
+        (&["route", "--target", "nonsense"], "HOST:PORT"),
+        (&["route", "--target", "ftp://127.0.0.1:1"], "only weir"),
+        (&["dance"], "unrecognized subcommand"),
+    ] {
+        let output = bench(args);
+        assert_eq!(code(&output), 64, "{args:?}");
+        assert!(text(&output).contains(words), "{args:?}: {}", text(&output));
+    }
+    assert_eq!(code(&bench(&["--help"])), 0);
+}
