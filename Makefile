@@ -15,6 +15,10 @@ help: ## list these commands
 build: ## build weir and bench-client for use (target/release)
 	$(CARGO) build --release --workspace
 
+.PHONY: demo
+demo: build ## show it: 2,000 clients on 4 shards for about 20 seconds, every message checked
+	"$${CARGO_TARGET_DIR:-target}/release/bench-client" demo
+
 .PHONY: test
 test: ## run every test there is, and count them
 	@tests/all

@@ -84,7 +84,8 @@ fn every_fault_ends_in_1() {
 
 #[test]
 fn what_is_no_fault_of_the_gateway_ends_in_2_with_the_reason() {
-    let spoilers: [(fn(&mut Finished), &str); 4] = [
+    type Spoil = fn(&mut Finished);
+    let spoilers: [(Spoil, &str); 4] = [
         (|finished| finished.outcome.tally.failed = 2, "2 of 10 clients could not log in"),
         (|finished| finished.outcome.tally.dropped = 3, "3 connections ended before they should"),
         (|finished| finished.outcome.tally.refused = 4, "refused 4 of 1000 messages"),
