@@ -44,7 +44,7 @@ impl Keyed {
 /// The shard where the owner of this hash lives.
 pub fn home(hash: u64, shards: u16) -> ShardId {
     // The upper bits: the directory's table uses the lower ones.
-    ShardId(((hash >> 32) * u64::from(shards) >> 32) as u16)
+    ShardId((((hash >> 32) * u64::from(shards)) >> 32) as u16)
 }
 
 #[cfg(test)]

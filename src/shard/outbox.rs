@@ -20,7 +20,6 @@ const _: () = assert!(BATCH_BYTES_MAX < BACKLOG_BYTES_HIGH && BACKLOG_BYTES_HIGH
 #[derive(Debug, Default)]
 struct Lane {
     /// Boxed as they travel.
-    #[expect(clippy::vec_box, reason = "a batch stays in its box from shard to shard")]
     waiting: VecDeque<Box<Batch>>,
     open: Option<Box<Batch>>,
     backlog: usize,
