@@ -37,7 +37,7 @@ fn outcome(peer: &mut Peer, code: ErrorCode) -> (usize, usize) {
 on_both_reactors! {
     /// It is not disconnected at once: what does not fit is dropped, counted and told to the sender. Then the deadline passes.
     fn a_client_that_never_reads(reactor) {
-        let flags = ["--limits-outbound-bytes-per-connection", "300000", "--timeouts-write-ms", "1000"];
+        let flags = ["--limits-outbound-bytes-per-connection", "300000", "--timeouts-write-ms", "2000"];
         let gateway = Gateway::start(reactor, &flags);
         let bystanders = Bystanders::start(&gateway);
         let rss = gateway.rss_bytes();
@@ -65,6 +65,42 @@ on_both_reactors! {
         assert!(grown < 32 << 20, "{grown} bytes");
         drop(victim);
         bystanders.check();
+    }
+
+    /// Many such clients share the shard's budget, and leave what others need: small messages still get through.
+    fn many_clients_that_never_read(reactor) {
+        let flags = ["--shards", "1", "--limits-outbound-bytes-per-connection", "800000", "--limits-bytes-per-second", "0"];
+        let gateway = Gateway::start(reactor, &[&flags[..], &["--limits-outbound-bytes-per-shard", "1000000"]].concat());
+        let mut victims: Vec<Peer> = (0..3)
+            .map(|index| {
+                let mut peer = connect_from(&gateway, Ipv4Addr::LOCALHOST, Some(4_096));
+                peer.log_in(&LoginFields { client: &format!("victim-{index}"), ..LoginFields::default() });
+                peer
+            })
+            .collect();
+        let mut sender = gateway.login("sender", "1");
+        let payload = vec![7; 60_000];
+        let mut id = 0;
+        while gateway.metric("dropped_shard_full_total") == 0 {
+            assert!(id < 1_000, "60 MB fit into a budget of 1 MB");
+            for victim in 0..3 {
+                id += 1;
+                sender.send_counted(&format!("user/victim-{victim}"), id, &payload);
+            }
+        }
+        assert!(gateway.metric("outbound_bytes") <= 1_000_000 + 65_536, "{}", gateway.metric("outbound_bytes"));
+        // Room comes back with the reading.
+        for victim in &mut victims {
+            while let Some(got) = victim.next_within(Duration::from_millis(300)) {
+                assert!(matches!(got, Got::Push { .. }), "{got:?}");
+            }
+        }
+        for victim in 0..3 {
+            id += 1;
+            assert_eq!(sender.send_counted(&format!("user/victim-{victim}"), id, &payload), (1, 0));
+            assert_eq!(victims[victim].next_push().1, id);
+        }
+        assert_eq!(gateway.closed(ErrorCode::SlowConsumer), 0, "nobody was slow for long");
     }
 
     /// It asks and asks, and never reads the answers.
@@ -193,7 +229,7 @@ on_both_reactors! {
     }
 
     fn too_many_connections_of_a_shard(reactor) {
-        let gateway = Gateway::start(reactor, &["--limits-connections-per-shard", "20"]);
+        let gateway = Gateway::start(reactor, &["--limits-connections-per-shard", "20", "--timeouts-login-ms", "60000"]);
         let bystanders = Bystanders::start(&gateway);
         // Spread by the kernel: of 200 each shard gets more than 20.
         let mut peers: Vec<Peer> = (0..200).map(|_| gateway.connect()).collect();
@@ -213,6 +249,32 @@ on_both_reactors! {
             }
         }
         assert_eq!(seen, refused(&gateway));
+        drop(peers);
+        gateway.await_value("connections", 6, |gateway| gateway.metric("connections"));
+        gateway.login("next", "1").check_alive();
+        bystanders.check();
+    }
+
+    /// The kernel gives no more descriptors: who comes is refused with a reason, and those who are in go on.
+    fn more_connections_than_descriptors(reactor) {
+        let (limit, crowd) = ("400", if reactor == Reactor::Epoll { 400 } else { 900 });
+        let command = Gateway::command(reactor.name());
+        let mut limited = std::process::Command::new("sh");
+        limited.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\""), crate::harness::WEIR]);
+        limited.args(command.get_args()).args(["--dev", "--shards", "2", "--timeouts-login-ms", "60000"]);
+        let gateway = Gateway::launch(limited, None);
+        let bystanders = Bystanders::start(&gateway);
+        let mut peers: Vec<Peer> = (0..crowd).map(|_| gateway.connect()).collect();
+        gateway.await_true("all to be accepted", |gateway| gateway.metric("accepted_total") == crowd + 6);
+        gateway.await_true("the refused to be gone", |gateway| {
+            gateway.metric("connections") == crowd + 6 - gateway.closed(ErrorCode::TooManyConnections)
+        });
+        let refused = peers.iter_mut().filter_map(|peer| peer.next_within(Duration::from_millis(1))).map(|got| {
+            assert!(matches!(&got, Got::Error(error) if error.code == ErrorCode::TooManyConnections.number()), "{got:?}");
+        });
+        let refused = refused.count() as u64;
+        assert!(refused > 0 && refused == gateway.closed(ErrorCode::TooManyConnections), "{refused} were refused");
+        bystanders.await_progress();
         drop(peers);
         gateway.await_value("connections", 6, |gateway| gateway.metric("connections"));
         gateway.login("next", "1").check_alive();

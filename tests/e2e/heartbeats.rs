@@ -43,15 +43,15 @@ on_both_reactors! {
 
     /// Silence brings a probe; a client that answers stays, one that does not is closed.
     fn silence_brings_a_probe_and_then_the_end(reactor) {
-        let flags = ["--heartbeat-interval-ms", "200", "--heartbeat-interval-min-ms", "200", "--heartbeat-missed-max", "2"];
-        let gateway = Gateway::start(reactor, &[&flags[..], &["--heartbeat-probe-timeout-ms", "400"]].concat());
+        let flags = ["--heartbeat-interval-ms", "400", "--heartbeat-interval-min-ms", "400", "--heartbeat-missed-max", "2"];
+        let gateway = Gateway::start(reactor, &[&flags[..], &["--heartbeat-probe-timeout-ms", "1000"]].concat());
         let bystanders = Bystanders::start(&gateway);
         let begun = Instant::now();
         let mut answering = gateway.login("answering", "1");
         let mut silent: Vec<Peer> = (0..4).map(|device| gateway.login("silent", &device.to_string())).collect();
-        for _ in 0..3 {
+        for _ in 0..2 {
             let Got::Ping(ping) = answering.next() else { panic!("a probe is a PING") };
-            assert!(begun.elapsed() >= Duration::from_millis(400), "two intervals of silence first: {:?}", begun.elapsed());
+            assert!(begun.elapsed() >= Duration::from_millis(800), "two intervals of silence first: {:?}", begun.elapsed());
             answering.send_frame(&Frame::Pong(body::Pong { sent_us: ping.sent_us, heartbeat_interval_ms: 0 }));
         }
         for peer in &mut silent {
@@ -63,27 +63,23 @@ on_both_reactors! {
             }
         }
         gateway.await_value("IDLE_TIMEOUT", 4, |gateway| gateway.closed(ErrorCode::IdleTimeout));
-        assert!(gateway.metric("probes_total") >= 7);
-        // The answer to the last probe may be under way; nothing else is.
-        if let Some(Got::Ping(ping)) = answering.next_within(Duration::from_millis(1)) {
-            answering.send_frame(&Frame::Pong(body::Pong { sent_us: ping.sent_us, heartbeat_interval_ms: 0 }));
-        }
+        assert!(gateway.metric("probes_total") >= 6);
         answering.check_alive();
         bystanders.check();
     }
 
     /// Whatever comes is life, frames that are skipped too.
     fn any_bytes_are_life(reactor) {
-        let flags = ["--heartbeat-interval-ms", "400", "--heartbeat-interval-min-ms", "400", "--heartbeat-missed-max", "2"];
+        let flags = ["--heartbeat-interval-ms", "500", "--heartbeat-interval-min-ms", "500", "--heartbeat-missed-max", "3"];
         let gateway = Gateway::start(reactor, &flags);
         let mut peer = gateway.login("busy", "1");
         let begun = Instant::now();
         let unknown = crate::harness::raw_frame(0x7f, 0, b"still here");
-        for byte in unknown.iter().cycle().take(unknown.len() * 2) {
+        for byte in unknown.iter().cycle().take(unknown.len() * 3) {
             peer.write(&[*byte]);
             assert_eq!(peer.next_within(Duration::from_millis(30)), None, "after {:?}", begun.elapsed());
         }
-        assert!(begun.elapsed() > Duration::from_millis(1_200), "longer than the silence that brings a probe");
+        assert!(begun.elapsed() > Duration::from_millis(2_000), "longer than the silence that brings a probe");
         peer.check_alive();
     }
 }

@@ -36,8 +36,8 @@ fn a_container_that_refuses_io_uring_gets_epoll() {
     });
     let mut peer = gateway.login("alice", "1");
     peer.check_alive();
+    gateway.await_true("epoll to be picked", |gateway| gateway.log().contains("Epoll reactor"));
     let log = gateway.log();
-    assert!(log.contains("Epoll reactor"), "{log}");
     assert!(log.contains("io_uring is refused (Operation not permitted"), "it says what was refused: {log}");
     assert!(log.contains("seccomp=") || log.contains("sysctl -w kernel.io_uring"), "it says what to type: {log}");
 }
@@ -60,8 +60,7 @@ fn a_host_that_allows_io_uring_gets_it() {
     let mut command = Gateway::command("auto");
     command.arg("--dev");
     let gateway = Gateway::launch(command, None);
-    let log = gateway.log();
-    assert!(log.contains("Uring reactor"), "{log}");
+    gateway.await_true("io_uring to be picked", |gateway| gateway.log().contains("Uring reactor"));
 }
 
 on_both_reactors! {
