@@ -187,10 +187,10 @@ impl Session {
     fn charge(&mut self, now: Tick, frame: &Frame<'_>, frame_bytes: usize, rules: &Rules) -> Result<(), Refusal> {
         let now_ms = now.as_ms() as u32;
         let elapsed_ms = now_ms.wrapping_sub(self.refilled_ms);
-        // Refilling each millisecond would round small rates down to nothing.
+        // Once in a while is enough, and costs less.
         if elapsed_ms >= 100 {
-            self.frames.refill(rules.frames, elapsed_ms);
-            self.bytes.refill(rules.bytes, elapsed_ms);
+            self.frames.refill(rules.frames, self.refilled_ms, elapsed_ms);
+            self.bytes.refill(rules.bytes, self.refilled_ms, elapsed_ms);
             self.refilled_ms = now_ms;
         }
         let frames = self.frames.take(rules.frames, 1);

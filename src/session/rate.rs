@@ -38,9 +38,13 @@ impl Bucket {
         Bucket { level: saturate(rate.burst()) }
     }
 
-    /// Adds what `elapsed_ms` have brought.
-    pub fn refill(&mut self, rate: Rate, elapsed_ms: u32) {
-        let gained = i64::from(rate.per_second).saturating_mul(i64::from(elapsed_ms)) / 1_000;
+    /// Adds what the `elapsed_ms` since `since_ms`, the end of the last refill, have brought.
+    ///
+    /// What is due at a moment is rounded, not what an interval brings: small rates would lose up to all of it otherwise.
+    pub fn refill(&mut self, rate: Rate, since_ms: u32, elapsed_ms: u32) {
+        let due = |at_ms: i64| i64::from(rate.per_second).saturating_mul(at_ms) / 1_000;
+        let since_ms = i64::from(since_ms % 1_000);
+        let gained = due(since_ms + i64::from(elapsed_ms)) - due(since_ms);
         self.level = saturate((i64::from(self.level) + gained).min(rate.burst()));
     }
 
@@ -96,14 +100,33 @@ mod tests {
             bucket.take(RATE, 1);
         }
         let Verdict::Refused { retry_after_ms } = bucket.take(RATE, 1) else { panic!("the bucket is empty") };
-        bucket.refill(RATE, retry_after_ms + 100);
+        bucket.refill(RATE, 0, retry_after_ms + 100);
         assert_eq!(bucket.take(RATE, 1), Verdict::Granted);
+    }
+
+    #[test]
+    fn small_rates_lose_nothing_to_rounding() {
+        let rate = Rate { per_second: 7 };
+        for step_ms in [1u32, 10, 13, 99, 142, 1_001] {
+            let mut bucket = Bucket::new(rate);
+            assert_eq!(bucket.take(rate, 14), Verdict::Granted, "the burst");
+            let (mut granted, mut now_ms) = (0u32, 0u32);
+            while now_ms < 100_000 {
+                bucket.refill(rate, now_ms, step_ms);
+                now_ms += step_ms;
+                while bucket.take(rate, 1) == Verdict::Granted {
+                    granted += 1;
+                }
+                bucket.put_back(rate, 1);
+            }
+            assert!((700..=707).contains(&granted), "{granted} in 100 s by steps of {step_ms} ms");
+        }
     }
 
     #[test]
     fn idling_gathers_no_more_than_the_burst() {
         let mut bucket = Bucket::new(RATE);
-        bucket.refill(RATE, u32::MAX);
+        bucket.refill(RATE, 0, u32::MAX);
         assert_eq!(bucket, Bucket::new(RATE));
     }
 
@@ -111,7 +134,7 @@ mod tests {
     fn the_largest_rate_does_not_overflow() {
         let rate = Rate { per_second: u32::MAX };
         let mut bucket = Bucket::new(rate);
-        bucket.refill(rate, u32::MAX);
+        bucket.refill(rate, 0, u32::MAX);
         assert_eq!(bucket.take(rate, i32::MAX as u32), Verdict::Granted);
     }
 

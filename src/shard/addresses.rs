@@ -13,6 +13,11 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
+    /// How many addresses have connections.
+    pub fn len(&self) -> usize {
+        self.counts.len()
+    }
+
     /// One connection more, unless there are `limit` already.
     fn enter(&mut self, address: u64, limit: u32) -> bool {
         match self.counts.entry(address, |(other, _)| *other == address, |(other, _)| *other) {

@@ -31,6 +31,16 @@ pub enum Phase {
     Closing,
 }
 
+impl Phase {
+    /// Whether nothing more is read, and nothing more is said than what is queued.
+    pub fn is_ending(self) -> bool {
+        match self {
+            Phase::Vacant | Phase::Admitting | Phase::Anonymous | Phase::Homing | Phase::Active => false,
+            Phase::Flushing | Phase::Lingering | Phase::Closing => true,
+        }
+    }
+}
+
 /// What few connections have. Null while idle.
 #[derive(Debug, Default)]
 pub struct Extra {
@@ -51,6 +61,8 @@ pub struct Connection {
     pub probed: bool,
     /// GOAWAY was sent.
     pub going: bool,
+    /// The shard's list of slow connections holds this one.
+    pub watched: bool,
     /// The peer ended its direction: there is nothing to linger for.
     pub peer_done: bool,
     /// When bytes last came, or the connection itself, in milliseconds of the shared clock, modulo 2^32.
@@ -78,6 +90,7 @@ impl Connection {
             class: 0,
             probed: false,
             going: false,
+            watched: false,
             peer_done: false,
             heard_ms: 0,
             next_device: NONE,

@@ -24,6 +24,8 @@ pub(super) struct Drain {
     /// The shard stops then, whoever is still here.
     stop_at: Tick,
     closing: bool,
+    /// Nobody was here and nothing waited when this turn's posts began.
+    idle: bool,
     stopped: bool,
 }
 
@@ -39,6 +41,7 @@ impl Shard {
             close_at: self.now.plus_ms(within_ms / 2),
             stop_at: self.now.plus_ms(within_ms),
             closing: false,
+            idle: false,
             stopped: false,
         });
     }
@@ -56,10 +59,15 @@ impl Shard {
         drain.cursor = to;
         for conn in (from..to).filter_map(|slot| self.connections.id_at(slot)).collect::<Vec<_>>() {
             if closing {
-                self.refuse(conn, Refusal::closing(ErrorCode::GoingAway, "this gateway stops now"));
+                self.refuse(conn, stopping());
             } else {
                 self.send_away(conn);
             }
+        }
+        // Looked at before this turn's posts leave: one that is refused must come back to a shard that still runs.
+        let idle = self.connections.count() == 0 && self.outbox.backlog() == 0 && self.outputs.is_empty();
+        if let Some(drain) = &mut self.drain {
+            drain.idle = idle;
         }
         Some(self.now.plus_ms(STEP_MS))
     }
@@ -80,21 +88,28 @@ impl Shard {
                 };
                 self.answer(conn, &Frame::Goaway(goaway));
             }
-            Phase::Admitting | Phase::Anonymous | Phase::Homing => {
-                self.refuse(conn, Refusal::closing(ErrorCode::GoingAway, "this gateway stops"));
-            }
+            Phase::Admitting | Phase::Anonymous | Phase::Homing => self.refuse(conn, stopping()),
             Phase::Active | Phase::Flushing | Phase::Lingering | Phase::Closing | Phase::Vacant => {}
         }
     }
 
     /// Whether the shard is done; true once.
     pub(super) fn drained(&mut self) -> bool {
-        let empty = self.connections.count() == 0 && self.outbox.backlog() == 0;
         let Some(drain) = &mut self.drain else { return false };
-        if drain.stopped || !(empty || self.now >= drain.stop_at) {
+        if drain.stopped || !(drain.idle || self.now >= drain.stop_at) {
             return false;
         }
         drain.stopped = true;
         true
     }
+
+    /// Whether who has not left by now is closed.
+    pub(super) fn is_closing_all(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| drain.closing)
+    }
+}
+
+/// What a connection is told that must end because the gateway does.
+pub(super) fn stopping() -> Refusal {
+    Refusal::closing(ErrorCode::GoingAway, "this gateway stops now")
 }

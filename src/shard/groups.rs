@@ -30,7 +30,7 @@ pub struct LocalGroup {
     hash: u64,
     /// Slots of member connections.
     members: Vec<u32>,
-    /// Members whose JOIN is answered when the subscription stands. `None`: it stands.
+    /// The JOINs that are answered when the subscription stands: a member for each. `None`: it stands.
     pending: Option<Vec<ConnId>>,
     /// Tells answers to an earlier subscription apart.
     ticket: u32,
@@ -45,6 +45,15 @@ pub enum Joined {
     Later,
     /// The first member here: subscribe with this ticket, answer later.
     Subscribe { ticket: u32 },
+}
+
+/// What leaving came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// The group has no members here any more; it must be unsubscribed, by `close`.
+    pub last: bool,
+    /// JOINs of this connection that were not answered yet.
+    pub unanswered: usize,
 }
 
 /// The groups that have members on this shard.
@@ -122,22 +131,31 @@ impl LocalGroups {
         group.pending.take().unwrap_or_default()
     }
 
-    /// Ends one membership of a connection, taken out of its list by the caller. Returns true if the group has no members
-    /// here any more; it must then be unsubscribed, by `close`.
-    pub fn leave(&mut self, membership: Membership, connections: &mut Connections) -> bool {
+    /// A member joins once more while its first JOIN still waits; each is answered.
+    pub fn join_again(&mut self, group: u32, conn: ConnId) {
+        if let Some(pending) = &mut self.groups[group as usize].pending {
+            pending.push(conn);
+        }
+    }
+
+    /// Ends one membership of a connection, taken out of its list by the caller.
+    pub fn leave(&mut self, membership: Membership, connections: &mut Connections) -> Left {
         let group = &mut self.groups[membership.group as usize];
         let position = membership.position as usize;
         let slot = group.members.swap_remove(position);
         self.memberships -= 1;
+        let mut unanswered = 0;
         if let Some(pending) = &mut group.pending {
+            let before = pending.len();
             pending.retain(|conn| conn.slot != slot);
+            unanswered = before - pending.len();
         }
         if let Some(&moved) = group.members.get(position) {
             let groups = &mut connections.at_mut(moved).extra().groups;
             let theirs = groups.iter_mut().find(|other| other.group == membership.group).expect("members know their groups");
             theirs.position = membership.position;
         }
-        group.members.is_empty()
+        Left { last: group.members.is_empty(), unanswered }
     }
 
     /// Forgets a group without members, and gives its name.
@@ -147,6 +165,11 @@ impl LocalGroups {
         let entry = self.by_name.find_entry(removed.hash, |index| *index == group);
         entry.unwrap_or_else(|_| panic!("group {} is not in the table", removed.name)).remove();
         removed.name
+    }
+
+    /// How many groups have members here.
+    pub fn len(&self) -> usize {
+        self.groups.len()
     }
 
     /// Sum of the members of all groups.
@@ -206,6 +229,16 @@ impl HomeGroups {
     /// The shards with members.
     pub fn shards(&self, name: &str) -> &[ShardId] {
         self.by_name.find(self.keyed.name(name), |(other, _)| **other == *name).map_or(&[], |(_, shards)| shards)
+    }
+
+    /// How many groups have members anywhere.
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// How many messages are being counted.
+    pub fn counts(&self) -> usize {
+        self.counts.len()
     }
 
     /// Starts counting the receivers on `outstanding` shards. `None` when too many counts are under way.

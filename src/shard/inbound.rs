@@ -32,6 +32,10 @@ impl Shard {
             Phase::Homing => {
                 self.hold(conn, bytes);
                 if self.connections.get(conn).is_some_and(|connection| connection.phase == Phase::Homing) {
+                    // That explains the refusal, and a client that keeps sending can cause many.
+                    if let Some(arrival) = &mut self.connections.at_mut(conn.slot).extra().arrival {
+                        arrival.refusals = 0;
+                    }
                     self.send_home_again(conn);
                 }
             }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::{
     Arrival, Message, Shard,
     connections::{NONE, Phase},
+    drain::stopping,
     inbound::Flow,
 };
 use crate::{
@@ -18,18 +19,18 @@ use crate::{
 /// A move that was refused is tried again so often: bytes may have come in between, or its home may be full for a moment.
 const MOVES_AGAIN_MAX: u8 = 3;
 /// The pause before that, unless bytes come.
-const MOVE_AGAIN_MS: u64 = 20;
+const MOVE_AGAIN_MS: u32 = 20;
 
 impl Shard {
     pub(super) fn handle_accepted(&mut self, conn: ConnId, peer: IpAddr) {
         self.stats.accepted.add(1);
         let now_ms = self.now_ms();
         self.connections.insert(conn, Phase::Admitting, now_ms);
-        self.wheel.set(conn.slot, self.now.plus_ms(u64::from(self.settings.timeouts.login_ms)));
+        self.set_timer(conn.slot, self.settings.timeouts.login_ms);
         if self.connections.count() > self.settings.limits.connections {
             self.refuse(conn, too_many_connections());
         } else if self.drain.is_some() {
-            self.refuse(conn, Refusal::closing(ErrorCode::GoingAway, "this gateway stops"));
+            self.refuse(conn, stopping());
         } else if self.settings.limits.connections_per_address == 0 {
             self.connections.at_mut(conn.slot).phase = Phase::Anonymous;
         } else {
@@ -66,9 +67,10 @@ impl Shard {
     /// Checks a LOGIN; the rate first, so that a flood of forged tokens costs little.
     pub(super) fn check_login(&mut self, login: &body::Login) -> Result<Identity, Refusal> {
         let rate = Rate { per_second: self.settings.limits.logins_per_second };
-        let elapsed_ms = self.now.micros_since(self.logins_refilled) / 1_000;
+        let since_ms = self.logins_refilled.as_ms();
+        let elapsed_ms = self.now.as_ms() - since_ms;
         if elapsed_ms >= 10 {
-            self.logins.refill(rate, u32::try_from(elapsed_ms).unwrap_or(u32::MAX));
+            self.logins.refill(rate, (since_ms % 1_000) as u32, u32::try_from(elapsed_ms).unwrap_or(u32::MAX));
             self.logins_refilled = self.now;
         }
         match self.logins.take(rate, 1) {
@@ -131,6 +133,8 @@ impl Shard {
         self.connections.insert(conn, Phase::Anonymous, now_ms).address = arrival.address;
         if full {
             self.refuse(conn, too_many_connections());
+        } else if self.is_closing_all() {
+            self.refuse(conn, stopping());
         } else if self.install(conn, arrival.identity, arrival.epoch) && !arrival.trailing.is_empty() {
             self.feed(conn, &arrival.trailing);
         }
@@ -151,7 +155,7 @@ impl Shard {
         let extra = connection.extra();
         extra.partial = std::mem::take(&mut arrival.trailing);
         extra.arrival = Some(arrival);
-        self.wheel.set(conn.slot, self.now.plus_ms(MOVE_AGAIN_MS));
+        self.set_timer(conn.slot, MOVE_AGAIN_MS);
     }
 
     /// Makes the connection a session of its client, as far as the policy of its device class lets it. Returns false if not.
@@ -211,7 +215,7 @@ impl Shard {
         connection.identify(identity, epoch, session);
         connection.phase = Phase::Active;
         self.directory.insert(conn.slot, &mut self.connections);
-        self.wheel.set(conn.slot, self.now.plus_ms(u64::from(silence_ms)));
+        self.set_timer(conn.slot, silence_ms);
         self.stats.logins.add(1);
         self.stats.sessions.add(1);
         self.answer(conn, &Frame::LoginOk(login_ok));
@@ -234,6 +238,10 @@ impl Shard {
     pub(super) fn refuse(&mut self, conn: ConnId, refusal: Refusal) {
         let frame = Frame::Error(refusal.body());
         if refusal.closing {
+            // The first reason counts, and only that one was told.
+            if self.connections.get(conn).is_none_or(|connection| connection.phase.is_ending()) {
+                return;
+            }
             log::debug!("shard {} closes {conn}: {} {}", self.settings.id, refusal.code.name(), refusal.message);
             self.stats.closed.of(refusal.code).add(1);
             self.end(conn, Some(&frame));
@@ -252,9 +260,9 @@ impl Shard {
         }
         self.sign_off(conn);
         self.connections.at_mut(conn.slot).phase = Phase::Flushing;
-        self.wheel.set(conn.slot, self.now.plus_ms(u64::from(self.settings.timeouts.write_ms)));
+        self.set_timer(conn.slot, self.settings.timeouts.write_ms);
         if let Some(frame) = last {
-            self.answer(conn, frame);
+            self.append_frame(conn.slot, frame);
         }
         if self.connections.at(conn.slot).outbound == NONE {
             self.finish(conn);
@@ -263,7 +271,7 @@ impl Shard {
 
     /// A connection that did not read is not waited for as long as others.
     pub(super) fn shorten_flush(&mut self, conn: ConnId) {
-        self.wheel.set(conn.slot, self.now.plus_ms(u64::from(self.settings.timeouts.linger_ms)));
+        self.set_timer(conn.slot, self.settings.timeouts.linger_ms);
     }
 
     /// Takes the connection out of everything that can send to it, and drops what it sent half.
@@ -289,7 +297,7 @@ impl Shard {
         } else {
             connection.phase = Phase::Lingering;
             self.outputs.push_back(Output::Finish { conn });
-            self.wheel.set(conn.slot, self.now.plus_ms(u64::from(self.settings.timeouts.linger_ms)));
+            self.set_timer(conn.slot, self.settings.timeouts.linger_ms);
         }
     }
 
@@ -366,11 +374,11 @@ impl Shard {
         let silent_ms = now_ms.wrapping_sub(connection.heard_ms);
         let silence_max_ms = session.heartbeat.silence_max_ms(&rules);
         if silent_ms < silence_max_ms {
-            self.wheel.set(conn.slot, self.now.plus_ms(u64::from(silence_max_ms - silent_ms)));
+            self.set_timer(conn.slot, silence_max_ms - silent_ms);
         } else if !connection.probed {
             connection.probed = true;
             self.stats.probes.add(1);
-            self.wheel.set(conn.slot, self.now.plus_ms(u64::from(rules.probe_timeout_ms)));
+            self.set_timer(conn.slot, rules.probe_timeout_ms);
             self.answer(conn, &Frame::Ping(body::Ping { sent_us: self.now.0, rtt_us: 0 }));
         } else {
             let message = format!("nothing was heard for {silent_ms} ms, and a probe went unanswered");

@@ -16,10 +16,12 @@ mod message;
 mod outbound;
 mod outbox;
 mod queue;
+mod residue;
 mod route;
 mod timers;
 
 pub use message::{Arrival, Batch, Control, Message};
+pub use residue::Residue;
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -164,6 +166,11 @@ impl Shard {
         self.now.as_ms() as u32
     }
 
+    /// Sets the timer of the connection in a slot.
+    fn set_timer(&mut self, slot: u32, after_ms: u32) {
+        self.wheel.set(slot, self.now, self.now.plus_ms(u64::from(after_ms)));
+    }
+
     /// Makes the gauges true.
     fn publish_gauges(&self) {
         self.stats.connections.set(u64::from(self.connections.count()));
@@ -232,7 +239,6 @@ impl Machine for Shard {
         }
         self.end_stalled();
         let drain_at = self.advance_drain();
-        self.publish_gauges();
         let slow_at = self.slow.front().map(|(at, _)| *at);
         [self.wheel.next(), slow_at, drain_at].into_iter().flatten().min()
     }
@@ -248,6 +254,8 @@ impl Machine for Shard {
             self.stats.posts.add(1);
             return Some(Output::Post { to, message: Message::Batch(batch) });
         }
+        // The turn's last call: a shard that sleeps now leaves true numbers behind.
+        self.publish_gauges();
         self.drained().then_some(Output::Stop)
     }
 

@@ -44,14 +44,12 @@ pub struct Outbound {
     pub bytes: usize,
     /// Since when a chunk is in flight.
     pub in_flight_since: Option<Tick>,
-    /// The shard's list of slow connections holds this one.
-    pub watched: bool,
 }
 
 impl Outbound {
     /// Empty, with a buffer of the pool.
     pub fn new(pool: &mut Pool) -> Outbound {
-        Outbound { full: VecDeque::new(), tail: pool.take(), bytes: 0, in_flight_since: None, watched: false }
+        Outbound { full: VecDeque::new(), tail: pool.take(), bytes: 0, in_flight_since: None }
     }
 
     /// Appends a frame.

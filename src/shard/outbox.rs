@@ -23,8 +23,8 @@ struct Lane {
     waiting: VecDeque<Box<Batch>>,
     open: Option<Box<Batch>>,
     backlog: usize,
-    /// The ring refused a batch in this turn.
-    blocked: bool,
+    /// Batches that the ring refused in this turn; they lie in front.
+    refused: usize,
 }
 
 /// All lanes of a shard.
@@ -75,9 +75,7 @@ impl Outbox {
     pub fn next(&mut self) -> Option<(ShardId, Box<Batch>)> {
         while self.cursor < self.lanes.len() {
             let lane = &mut self.lanes[self.cursor];
-            if !lane.blocked
-                && let Some(batch) = lane.waiting.pop_front().or_else(|| lane.open.take())
-            {
+            if let Some(batch) = lane.waiting.pop_front().or_else(|| lane.open.take()) {
                 lane.backlog -= batch.weight();
                 self.backlog -= batch.weight();
                 return Some((ShardId(self.cursor as u16), batch));
@@ -87,21 +85,22 @@ impl Outbox {
         None
     }
 
-    /// Begins a new round of `next`, in which lanes that were blocked are tried again.
+    /// Begins a new round of `next`, in which batches that were refused are tried again.
     pub fn rewind(&mut self) {
         self.cursor = 0;
         for lane in &mut self.lanes {
-            lane.blocked = false;
+            lane.refused = 0;
         }
     }
 
-    /// The ring was full: the batch goes back to the front of its lane.
+    /// The ring was full: the batch goes back to the front of its lane, behind those that were refused before it in this turn,
+    /// so that all leave in the order in which they were filled.
     pub fn refused(&mut self, to: ShardId, batch: Box<Batch>) {
         let lane = &mut self.lanes[to.index()];
         lane.backlog += batch.weight();
         self.backlog += batch.weight();
-        lane.waiting.push_front(batch);
-        lane.blocked = true;
+        lane.waiting.insert(lane.refused, batch);
+        lane.refused += 1;
     }
 
     /// Takes a batch that was worked through.

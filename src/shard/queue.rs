@@ -41,7 +41,8 @@ impl Shard {
     /// Queues an answer. A client that asks and asks and never reads is closed.
     pub(super) fn answer(&mut self, conn: ConnId, frame: &Frame<'_>) {
         let Some(connection) = self.connections.get(conn) else { return };
-        if connection.phase == Phase::Closing || connection.phase == Phase::Lingering {
+        // Behind the last frame nothing may come.
+        if connection.phase.is_ending() {
             return;
         }
         let queued = if connection.outbound == NONE { 0 } else { self.outbounds[connection.outbound as usize].bytes };
@@ -49,10 +50,15 @@ impl Shard {
             self.end_slow(conn, "its answers reached twice the outbound budget, unread");
             return;
         }
+        self.append_frame(conn.slot, frame);
+    }
+
+    /// Queues a frame, whatever waits already.
+    pub(super) fn append_frame(&mut self, slot: u32, frame: &Frame<'_>) {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         encode(frame, &mut scratch);
-        self.append(conn.slot, &mut Framed::new(&scratch));
+        self.append(slot, &mut Framed::new(&scratch));
         self.scratch = scratch;
     }
 
@@ -69,8 +75,9 @@ impl Shard {
         match outbound.in_flight_since {
             None if was_empty => self.ready.push(conn),
             None => {}
-            Some(since) if !outbound.watched => {
-                outbound.watched = true;
+            // Once only, however often its queue runs empty meanwhile: else the list would grow with the traffic.
+            Some(since) if !connection.watched => {
+                connection.watched = true;
                 self.slow.push_back((since.plus_ms(u64::from(self.settings.timeouts.write_ms)), conn));
             }
             Some(_) => {}
@@ -130,11 +137,17 @@ impl Shard {
                 return;
             }
             self.slow.pop_front();
-            let Some(connection) = self.connections.get(conn).filter(|connection| connection.outbound != NONE) else { continue };
-            let outbound = &mut self.outbounds[connection.outbound as usize];
-            match outbound.in_flight_since {
-                None => outbound.watched = false,
-                Some(since) if since.plus_ms(write_ms) > self.now => self.slow.push_back((since.plus_ms(write_ms), conn)),
+            let Some(connection) = self.connections.get_mut(conn) else { continue };
+            connection.watched = false;
+            if connection.outbound == NONE {
+                continue;
+            }
+            match self.outbounds[connection.outbound as usize].in_flight_since {
+                None => {}
+                Some(since) if since.plus_ms(write_ms) > self.now => {
+                    connection.watched = true;
+                    self.slow.push_back((since.plus_ms(write_ms), conn));
+                }
                 Some(_) => self.end_slow(conn, "it took no bytes until the write deadline"),
             }
         }

@@ -128,7 +128,9 @@ impl Shard {
     /// Queues a PUSH on all members on this shard.
     fn fan_out(&mut self, group: &str, frame: &[u8], except: Option<ConnId>) -> Tally {
         let mut tally = Tally::default();
-        let Some(index) = self.local_groups.find(group) else { return tally };
+        // Without a standing subscription this was sent under an earlier one, and nobody here has had JOIN_OK since.
+        let subscribed = self.local_groups.find(group).filter(|index| self.local_groups.is_subscribed(*index));
+        let Some(index) = subscribed else { return tally };
         let members = self.local_groups.take_members(index);
         let except = except.filter(|conn| self.connections.get(*conn).is_some()).map_or(NONE, |conn| conn.slot);
         let mut framed = Framed::new(frame);
@@ -173,9 +175,11 @@ impl Shard {
         if let Some(index) = self.local_groups.find(&group)
             && groups.iter().any(|membership| membership.group == index)
         {
-            // A repeated JOIN; if the first one still waits, both are answered by its JOIN_OK.
+            // A repeated JOIN; if the first one still waits, so does this one.
             if self.local_groups.is_subscribed(index) {
                 self.answer(conn, &Frame::JoinOk(body::JoinOk { group }));
+            } else {
+                self.local_groups.join_again(index, conn);
             }
             return;
         }
@@ -215,10 +219,15 @@ impl Shard {
             && let Some(at) = extra.groups.iter().position(|membership| membership.group == index)
         {
             let membership = extra.groups.swap_remove(at);
-            if self.local_groups.leave(membership, &mut self.connections) {
+            let left = self.local_groups.leave(membership, &mut self.connections);
+            if left.last {
                 self.unsubscribe(index);
             }
             self.connections.at_mut(conn.slot).trim();
+            // Every JOIN has its answer, and before that of the LEAVE behind it; that no message came between them is allowed.
+            for _ in 0..left.unanswered {
+                self.answer(conn, &Frame::JoinOk(body::JoinOk { group: group.clone() }));
+            }
         }
         self.answer(conn, &Frame::LeaveOk(body::LeaveOk { group }));
     }
@@ -227,7 +236,7 @@ impl Shard {
     pub(super) fn leave_all(&mut self, conn: ConnId) {
         let Some(extra) = &mut self.connections.at_mut(conn.slot).extra else { return };
         for membership in std::mem::take(&mut extra.groups) {
-            if self.local_groups.leave(membership, &mut self.connections) {
+            if self.local_groups.leave(membership, &mut self.connections).last {
                 self.unsubscribe(membership.group);
             }
         }

@@ -1,0 +1,50 @@
+//! What a shard still holds: nothing, once everybody has left. For tests, which would otherwise not see state that leaks.
+#![forbid(unsafe_code)]
+
+use super::Shard;
+
+/// Counts of everything that a shard keeps for somebody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Residue {
+    pub connections: usize,
+    pub clients: usize,
+    /// Peer addresses that are counted here.
+    pub addresses: usize,
+    pub local_groups: usize,
+    pub memberships: usize,
+    pub home_groups: usize,
+    /// Messages whose receivers are being counted.
+    pub counts: usize,
+    pub timers: usize,
+    /// Connections with a queue of their own.
+    pub outbounds: usize,
+    pub outbound_bytes: usize,
+    /// Connections that are, or were, watched for a chunk that does not leave. Entries of dead connections go by time.
+    pub watched: usize,
+    pub inbound_bytes: usize,
+    /// Bytes that wait for other shards.
+    pub backlog_bytes: usize,
+    pub outputs: usize,
+}
+
+impl Shard {
+    /// What is still held.
+    pub fn residue(&self) -> Residue {
+        Residue {
+            connections: self.connections.count() as usize,
+            clients: self.directory.clients(),
+            addresses: self.addresses.len(),
+            local_groups: self.local_groups.len(),
+            memberships: self.local_groups.memberships() as usize,
+            home_groups: self.home_groups.len(),
+            counts: self.home_groups.counts(),
+            timers: self.wheel.len(),
+            outbounds: self.outbounds.len(),
+            outbound_bytes: self.outbound_bytes,
+            watched: self.slow.len(),
+            inbound_bytes: self.inbound_bytes,
+            backlog_bytes: self.outbox.backlog(),
+            outputs: self.outputs.len(),
+        }
+    }
+}
