@@ -32,6 +32,10 @@ lint: ## check the formatting and run clippy
 loom: ## model-check the mesh: every schedule of the ring and of the sleep/wake protocol
 	RUSTFLAGS="--cfg loom" $(CARGO) test --release --manifest-path tests/loom/Cargo.toml --lib --tests --target-dir "$${CARGO_TARGET_DIR:-target}/loom"
 
+.PHONY: sim
+sim: ## simulate whole gateways from SEEDS seeds (10000), beginning with FIRST (1)
+	WEIR_SIM_SEEDS=$(or $(SEEDS),10000) WEIR_SIM_FIRST=$(or $(FIRST),1) $(CARGO) test --release --test simulation many_seeds
+
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZ_SECONDS (10)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run

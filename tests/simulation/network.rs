@@ -1,0 +1,73 @@
+//! TCP as both ends see it: bytes in order, small buffers, an end of each direction, resets.
+#![forbid(unsafe_code)]
+
+use std::{collections::VecDeque, net::IpAddr};
+
+use crate::rng::Rng;
+
+/// One TCP connection; index `n` belongs to peer `n`.
+pub struct Link {
+    pub address: IpAddr,
+    /// The shard whose reactor has it; `None` before it was accepted, and on its way between two.
+    pub holder: Option<usize>,
+    /// From the peer.
+    pub up: VecDeque<u8>,
+    pub up_ended: bool,
+    pub reset: bool,
+    /// From the gateway.
+    pub down: VecDeque<u8>,
+    pub down_ended: bool,
+    pub capacity: usize,
+    pub closed_at: Option<u64>,
+    /// The gateway closed with bytes unsent or unread, so that the peer may miss the end of the stream.
+    pub aborted: bool,
+}
+
+impl Link {
+    pub fn new(address: IpAddr, capacity: usize) -> Link {
+        Link {
+            address,
+            holder: None,
+            up: VecDeque::new(),
+            up_ended: false,
+            reset: false,
+            down: VecDeque::new(),
+            down_ended: false,
+            capacity,
+            closed_at: None,
+            aborted: false,
+        }
+    }
+
+    pub fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.down.len())
+    }
+
+    /// The peer writes.
+    pub fn write(&mut self, bytes: impl Iterator<Item = u8>) {
+        if self.closed_at.is_none() {
+            self.up.extend(bytes);
+        }
+    }
+
+    /// The peer tears the connection down; what was on its way is lost.
+    pub fn tear(&mut self) {
+        self.reset = true;
+        self.up.clear();
+        self.down.clear();
+    }
+
+    /// The gateway closes its descriptor.
+    pub fn close(&mut self, now: u64, gave_up: bool, rng: &mut Rng) {
+        self.closed_at = Some(now);
+        if gave_up || !self.up.is_empty() {
+            self.aborted = true;
+            // A close with unread bytes is a reset, which may overtake what the peer has not read.
+            if rng.chance(50) {
+                self.down.clear();
+            }
+        }
+        self.up.clear();
+        self.down_ended = true;
+    }
+}
