@@ -3,13 +3,23 @@
 
 #[path = "e2e/devices.rs"]
 mod devices;
+#[path = "e2e/floods.rs"]
+mod floods;
 #[path = "e2e/groups.rs"]
 mod groups;
 #[path = "e2e/harness.rs"]
 mod harness;
+#[path = "e2e/heartbeats.rs"]
+mod heartbeats;
 #[path = "e2e/logins.rs"]
 mod logins;
 #[path = "e2e/malformed.rs"]
 mod malformed;
 #[path = "e2e/messages.rs"]
 mod messages;
+#[path = "e2e/starting.rs"]
+mod starting;
+#[path = "e2e/stopping.rs"]
+mod stopping;
+#[path = "e2e/storms.rs"]
+mod storms;

@@ -391,3 +391,6 @@ fn too_many_connections() -> Refusal {
     let message = "this core holds as many connections as it may (limits.connections_per_shard, or the table of descriptors)";
     Refusal { retry_after_ms: 1_000, ..Refusal::closing(ErrorCode::TooManyConnections, message) }
 }
+
+#[cfg(test)]
+mod tests;

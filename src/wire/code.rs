@@ -79,7 +79,7 @@ codes! {
     RateExceeded = 3004, "RATE_EXCEEDED", Later;
     /// The connection's unread messages reached their limit, or its writes stood still too long.
     SlowConsumer = 3005, "SLOW_CONSUMER", Later;
-    /// The gateway is out of room for this; other requests may succeed.
+    /// Unfinished frames take up all the memory they may; send frames without pausing inside them.
     Overloaded = 3006, "OVERLOADED", Later;
 
     /// No LOGIN came in time.

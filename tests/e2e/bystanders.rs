@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Gateway, Got, LoginFields, Peer};
+use weir::wire::body;
+
+use super::{Frame, Gateway, Got, LoginFields, Peer};
 
 /// Pairs, so that several ways through the shards are used.
 const PAIRS: usize = 3;
@@ -95,7 +97,13 @@ fn hand_over(from: &mut Peer, to: &mut Peer, (sender, receiver): (&str, &str), n
     let payload = number.to_be_bytes();
     let sent = Instant::now();
     from.send(&format!("user/{receiver}"), number, &payload);
-    match to.next() {
+    let mut got = to.next();
+    // On a busy machine it may have been silent for long.
+    while let Got::Ping(ping) = got {
+        to.send_frame(&Frame::Pong(body::Pong { sent_us: ping.sent_us, heartbeat_interval_ms: 0 }));
+        got = to.next();
+    }
+    match got {
         Got::Push { from_client, client_msg_id, payload: seen, .. } => {
             assert_eq!((from_client.as_str(), client_msg_id, &seen[..]), (sender, number, &payload[..]));
         }

@@ -30,7 +30,7 @@ on_both_reactors! {
         for device in &mut devices {
             assert_eq!(device.next_push(), ("bob".to_owned(), 1, b"all".to_vec()));
         }
-        assert_eq!(gateway.metric("clients"), 2);
+        gateway.await_value("clients", 2, |gateway| gateway.metric("clients"));
     }
 
     fn keep_newest_replaces(reactor) {

@@ -43,7 +43,7 @@ on_both_reactors! {
         for member in &mut members {
             member.check_alive();
         }
-        assert_eq!(gateway.metric("group_members"), MEMBERS as u64);
+        gateway.await_value("group_members", MEMBERS as u64, |gateway| gateway.metric("group_members"));
     }
 
     fn the_sender_too_if_it_wants(reactor) {
@@ -78,7 +78,7 @@ on_both_reactors! {
         for member in &mut members {
             leave(drain_pushes(member), "team");
         }
-        assert_eq!(gateway.metric("group_members"), 0);
+        gateway.await_value("group_members", 0, |gateway| gateway.metric("group_members"));
         assert_eq!(members[0].send_counted("group/team", 3, b"x"), (0, 0));
     }
 
@@ -123,7 +123,7 @@ on_both_reactors! {
         assert_eq!(gateway.refused(ErrorCode::TooManyGroups), 10);
         leave(&mut peer, "b");
         peer.join("d");
-        assert_eq!(gateway.metric("group_members"), 3);
+        gateway.await_value("group_members", 3, |gateway| gateway.metric("group_members"));
         bystanders.check();
     }
 

@@ -9,10 +9,10 @@ pub use peer::{Frame, Got, LoginFields, Peer, frame_bytes, raw_frame};
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read, Write as _},
     net::{SocketAddr, TcpStream},
     path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
 };
@@ -115,15 +115,7 @@ impl Gateway {
                 kept.lock().unwrap().push_str(&String::from_utf8_lossy(&chunk[..count]));
             }
         });
-        let (lines_tx, lines) = mpsc::channel();
-        let stdout = child.stdout.take().expect("it is piped");
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if lines_tx.send(line).is_err() {
-                    return;
-                }
-            }
-        });
+        let lines = lines_of(child.stdout.take().expect("it is piped"));
         let mut announced = |before: &str, behind: &str| -> SocketAddr {
             let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| {
                 let _ = child.kill();
@@ -270,7 +262,35 @@ impl Drop for Gateway {
     }
 }
 
+/// The lines that a process writes, so that they can be awaited with a deadline.
+pub fn lines_of(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (lines_tx, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            if lines_tx.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
 /// Runs a weir command to its end.
-pub fn run_weir(args: &[&str]) -> std::process::Output {
-    Command::new(WEIR).args(args).env_remove("WEIR_ADDR").env_remove("WEIR_TOKEN").output().expect("weir can be started")
+pub fn run_weir(args: &[&str]) -> Output {
+    run_to_end(Command::new(WEIR).args(args).env_remove("WEIR_ADDR").env_remove("WEIR_TOKEN"))
+}
+
+/// Runs a command that says little to its end, which must come.
+pub fn run_to_end(command: &mut Command) -> Output {
+    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().expect("it can be started");
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().expect("it is our child").is_none() {
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            panic!("it should have ended: {:?}", child.wait_with_output());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().expect("it has ended")
 }

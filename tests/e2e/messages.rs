@@ -129,6 +129,38 @@ on_both_reactors! {
         assert!(gateway.metric("moved_in_total") > 0, "of 20 clients on 4 shards some were accepted elsewhere");
     }
 
+    /// Piece by piece, without waiting: some pieces come just while the connection moves.
+    fn what_comes_while_it_moves_is_not_lost(reactor) {
+        let gateway = Gateway::start(reactor, &["--shards", "4"]);
+        let writers: Vec<_> = (0..4)
+            .map(|writer| {
+                let addr = gateway.addr;
+                let mut reader = gateway.login(&format!("reader-{writer}"), "1");
+                std::thread::spawn(move || {
+                    let channel = format!("user/reader-{writer}");
+                    for round in 0..40 {
+                        let client = format!("hasty-{writer}-{round}");
+                        let mut peer = Peer::connect(addr);
+                        peer.write(&LoginFields { client: &client, device: "1", ..LoginFields::default() }.frame());
+                        for id in 0..20 {
+                            peer.send(&channel, id, &[id as u8; 500]);
+                        }
+                        assert!(matches!(peer.next(), Got::LoginOk(ok) if ok.client_id == client));
+                        for id in 0..20 {
+                            assert_eq!(reader.next_push(), (client.clone(), id, vec![id as u8; 500]));
+                        }
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            if let Err(panic) = writer.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+        assert_eq!(gateway.metric("moves_refused_total"), 0);
+    }
+
     /// More behind LOGIN than one receive takes, cut inside frames, and our direction ended behind it.
     fn much_behind_login_and_then_the_end(reactor) {
         let gateway = Gateway::start(reactor, &["--shards", "4"]);

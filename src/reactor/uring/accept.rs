@@ -136,7 +136,13 @@ impl Uring {
                 libc::ECANCELED | libc::ECONNABORTED | libc::EPROTO | libc::EINTR | libc::EAGAIN => {}
                 errno => {
                     let error = io::Error::from_raw_os_error(errno);
-                    log::warn!("shard {} accepts no connection for {ACCEPT_PAUSE_MS} ms: {error}", self.shard);
+                    let cause = match errno {
+                        libc::ENFILE => {
+                            ": its table of descriptors is full, and a connection was dropped (or fs.file-max is reached)"
+                        }
+                        _ => "",
+                    };
+                    log::warn!("shard {} accepts no connection for {ACCEPT_PAUSE_MS} ms: {error}{cause}", self.shard);
                     acceptor.retry_at = Some(Instant::now() + Duration::from_millis(ACCEPT_PAUSE_MS));
                 }
             }
