@@ -109,10 +109,10 @@ on_both_reactors! {
                 assert!(matches!(got, Got::Push { .. }), "{got:?}");
             }
         }
-        for victim in 0..3 {
+        for (index, victim) in victims.iter_mut().enumerate() {
             id += 1;
-            assert_eq!(sender.send_counted(&format!("user/victim-{victim}"), id, &payload), (1, 0));
-            assert_eq!(victims[victim].next_push().1, id);
+            assert_eq!(sender.send_counted(&format!("user/victim-{index}"), id, &payload), (1, 0));
+            assert_eq!(victim.next_push().1, id);
         }
         assert_eq!(gateway.closed(ErrorCode::SlowConsumer), 0, "nobody was slow for long");
     }
