@@ -7,12 +7,12 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use clap::Parser;
 use nix::{
     sys::signal::{self, Signal},
@@ -23,6 +23,7 @@ use crate::{
     args::{Cli, Command as Subcommand, DemoArgs, ReactorArg},
     launch::{self, Failure},
     report::Report,
+    signals::Signals,
     table::{self, grouped, micros},
 };
 
@@ -44,8 +45,10 @@ const ANNOUNCEMENT: &str = "weir: listening on ";
 /// There is no result.
 pub(crate) fn demo(args: &DemoArgs) -> Result<u8, Failure> {
     let mut gateway = Gateway::start(&program(args)?, args.reactor)?;
-    // After the start: a child inherits what is blocked.
+    // After the start, because a child inherits what is blocked; before any thread, because one that blocks nothing would die of the
+    // signal, and the whole process with it.
     let signals = launch::block_signals()?;
+    gateway.target = gateway.announced(&signals)?;
     println!("A gateway with {SHARDS} shards listens on {}; {CLIENTS} clients connect to it.", gateway.target);
     let route = match parse(&gateway.target, args.reactor, &["route", "--connections", CLIENTS, "--depth", "4"])? {
         Subcommand::Route(route) => launch::route_report(&route, &signals),
@@ -111,13 +114,11 @@ impl Gateway {
             .process_group(0)
             .spawn()
             .with_context(|| format!("the gateway {} cannot be started", program.display()))?;
-        let mut gateway = Gateway { child, target: String::new() };
-        gateway.target = gateway.announced()?;
-        Ok(gateway)
+        Ok(Gateway { child, target: String::new() })
     }
 
     /// The address that the gateway says it listens on.
-    fn announced(&mut self) -> anyhow::Result<String> {
+    fn announced(&mut self, signals: &Signals) -> anyhow::Result<String> {
         let output = self.child.stdout.take().expect("standard output is a pipe");
         let (sender, receiver) = mpsc::channel();
         // Reads on to the end, so that the gateway never waits for us to take its output.
@@ -128,10 +129,19 @@ impl Gateway {
         });
         let deadline = Instant::now() + START_DEADLINE;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let line = receiver.recv_timeout(left).map_err(|_| anyhow!("the gateway did not start; its own words are above"))?;
-            if let Some(address) = line.strip_prefix(ANNOUNCEMENT) {
-                return Ok(address.trim().to_owned());
+            if signals.interrupted() {
+                bail!("interrupted while the gateway was starting");
+            }
+            match receiver.recv_timeout(Duration::from_millis(20)) {
+                Ok(line) => {
+                    if let Some(address) = line.strip_prefix(ANNOUNCEMENT) {
+                        return Ok(address.trim().to_owned());
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    bail!("the gateway did not start; its own words are above");
+                }
             }
         }
     }

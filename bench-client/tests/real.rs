@@ -12,6 +12,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use schema::Made;
 use serde_json::Value;
 
@@ -225,6 +229,24 @@ fn a_gateway_that_dies_makes_the_run_fail() {
     // What was under way is lost, unless nothing was.
     assert!([1, 2].contains(&code(&output)), "{}", text(&output));
     assert!(text(&output).contains("connections ended before they should"), "{}", text(&output));
+}
+
+#[test]
+fn a_stop_signal_ends_the_demo_and_its_gateway() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut demo = Command::new(env!("CARGO_BIN_EXE_bench-client"));
+        demo.args(["demo", "--weir"]).arg(weir()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let demo = demo.spawn().expect("it starts");
+        thread::sleep(Duration::from_millis(2_500));
+        kill(Pid::from_raw(demo.id() as i32), signal).expect("it runs");
+        let asked = Instant::now();
+        // The pipe ends when the last process that holds it has.
+        let output = demo.wait_with_output().expect("a child");
+        assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+        assert_eq!(code(&output), 2, "{}", text(&output));
+        assert!(text(&output).contains("interrupted"), "{}", text(&output));
+        assert!(text(&output).contains("The gateway stopped cleanly"), "{}", text(&output));
+    }
 }
 
 #[test]
