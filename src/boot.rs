@@ -18,7 +18,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{
     config::{self, Config, ReactorChoice},
-    control::{self, Ended},
+    control::{self, Ended, Stats},
     ids::ShardId,
     limits::{
         DESCRIPTORS_PER_SHARD, INBOUND_BYTES_PER_SHARD, LISTEN_BACKLOG_MIN, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS,
@@ -29,7 +29,6 @@ use crate::{
     reactor::{self, Clock, Envelope, Kind, Peers, Setup, socket},
     session::{DeviceClass, HeartbeatRules, Rate, Rules},
     shard::{Control, GoawayRules, Limits, Message, Settings, Shard, Timeouts},
-    stats::ShardStats,
 };
 
 /// What a shard's thread needs.
@@ -63,13 +62,13 @@ pub fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let mut ports = mesh(shards + 1, batches).context("no descriptors left for the bells between shards")?;
     let control_port = ports.pop().expect("the mesh has a port for the control thread");
     let peers = Peers::new(shards);
-    let stats: Vec<Arc<ShardStats>> = (0..shards).map(|_| Arc::default()).collect();
+    let stats: Vec<Stats> = (0..shards).map(|_| Stats::default()).collect();
     let seats = ports.into_iter().zip(listeners).zip(&stats).enumerate().map(|(index, ((port, listener), stats))| {
         let settings = settings(&config, port.id(), shards, slots, hash_key, &rules);
         let receive_buffers =
             (RECEIVE_BUFFERS / u32::from(shards)).clamp(RECEIVE_BUFFERS_PER_SHARD_MIN, RECEIVE_BUFFERS_PER_SHARD_MAX);
         Seat {
-            shard: Shard::new(settings, Arc::clone(stats)),
+            shard: Shard::new(settings, Arc::clone(&stats.shard)),
             setup: Setup {
                 kind,
                 slots,
@@ -77,6 +76,7 @@ pub fn serve(config: Config) -> anyhow::Result<ExitCode> {
                 peers: peers.clone(),
                 receive_buffers: receive_buffers.next_power_of_two() as u16,
                 receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
+                stats: Arc::clone(&stats.reactor),
             },
             port,
             core: Some(cores[index % cores.len()]),

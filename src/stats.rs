@@ -61,55 +61,83 @@ pub enum Kind {
     Gauge,
 }
 
-macro_rules! shard_stats {
-    ($($kind:ident $name:ident: $help:literal;)*) => {
-        /// What one shard counts.
+/// A plain number: name, kind, meaning, value.
+pub type Plain = (&'static str, Kind, &'static str, u64);
+
+/// Defines a struct of numbers, and how to list them.
+macro_rules! numbers {
+    (
+        $(#[doc = $about:literal])+
+        $struct:ident {
+            $($kind:ident $name:ident: $help:literal;)+
+            $(=> by code { $($(#[doc = $code_help:literal])+ $code:ident,)+ })?
+        }
+    ) => {
+        $(#[doc = $about])+
         #[derive(Debug, Default)]
-        pub struct ShardStats {
-            $(#[doc = $help] pub $name: Counter,)*
-            /// Connections that the gateway closed, by the code it gave.
-            pub closed: PerCode,
-            /// Requests that were refused while their connection lived on, by code.
-            pub refused: PerCode,
+        pub struct $struct {
+            $(#[doc = $help] pub $name: Counter,)+
+            $($($(#[doc = $code_help])+ pub $code: PerCode,)+)?
         }
 
-        impl ShardStats {
-            /// Every plain number: name, kind, meaning, value.
-            pub fn plain(&self) -> impl Iterator<Item = (&'static str, Kind, &'static str, u64)> {
-                [$((stringify!($name), Kind::$kind, $help, self.$name.get()),)*].into_iter()
+        impl $struct {
+            /// Every plain number.
+            pub fn plain(&self) -> impl Iterator<Item = Plain> + use<> {
+                [$((stringify!($name), Kind::$kind, $help, self.$name.get()),)+].into_iter()
             }
         }
     };
 }
 
-shard_stats! {
-    Gauge connections: "Connections held, logged in or not.";
-    Gauge sessions: "Connections that are logged in.";
-    Gauge clients: "Clients with at least one session.";
-    Gauge group_members: "Memberships of sessions in groups.";
-    Gauge outbound_bytes: "Bytes queued for or in flight to clients.";
-    Gauge inbound_bytes: "Bytes of frames that are not complete yet.";
-    Gauge mesh_backlog_bytes: "Bytes that wait for room in the rings to other shards.";
-    Counter accepted: "Connections accepted.";
-    Counter logins: "Successful LOGINs.";
-    Counter moved_out: "Connections handed to their home shard.";
-    Counter moved_in: "Connections taken in by this shard as their home.";
-    Counter frames_in: "Frames received.";
-    Counter frames_unknown: "Frames of unknown, not critical types, skipped.";
-    Counter bytes_in: "Bytes received.";
-    Counter bytes_out: "Bytes handed to the kernel.";
-    Counter sends_user: "SEND frames to a client, routed.";
-    Counter sends_group: "SEND frames to a group, routed.";
-    Counter pushes: "PUSH frames queued on a connection.";
-    Counter unreachable: "Messages to a client that has no session.";
-    Counter dropped_connection_full: "PUSH frames dropped because the connection's outbound budget was used up.";
-    Counter dropped_shard_full: "PUSH frames dropped because the shard's outbound budget was used up.";
-    Counter dropped_mesh_full: "Messages dropped because the backlog to another shard was full.";
-    Counter receipts_lost: "SEND_OK answers given up because too many were pending or their way back was full.";
-    Counter probes: "PING frames sent to connections that were silent for too long.";
-    Counter hung_up: "Connections that the peer ended.";
-    Counter broken: "Connections that failed (reset, timed out).";
-    Counter posts: "Batches posted to other shards.";
-    Counter posts_refused: "Batches that found the ring to another shard full, and were kept.";
-    Counter moves_refused: "Connections that their home shard had no room for.";
+numbers! {
+    /// What one reactor counts.
+    ReactorStats {
+        Counter turns: "Turns of the reactor's loop.";
+        Counter wakes: "Times that a sleeping shard was woken by this one.";
+        Counter accept_pauses: "Pauses in accepting, because descriptors, memory or slots ran out.";
+        Counter accepts_dropped: "Connections that the kernel accepted for a full table, and dropped.";
+        Counter receives_parked: "Receives that found no buffer and waited for one.";
+        Counter completions_overflowed: "Times that the kernel had to keep completions aside.";
+    }
+}
+
+numbers! {
+    /// What one shard counts.
+    ShardStats {
+        Gauge connections: "Connections held, logged in or not.";
+        Gauge sessions: "Connections that are logged in.";
+        Gauge clients: "Clients with at least one session.";
+        Gauge group_members: "Memberships of sessions in groups.";
+        Gauge outbound_bytes: "Bytes queued for or in flight to clients.";
+        Gauge inbound_bytes: "Bytes of frames that are not complete yet.";
+        Gauge mesh_backlog_bytes: "Bytes that wait for room in the rings to other shards.";
+        Counter accepted: "Connections accepted.";
+        Counter logins: "Successful LOGINs.";
+        Counter moved_out: "Connections handed to their home shard.";
+        Counter moved_in: "Connections taken in by this shard as their home.";
+        Counter frames_in: "Frames received.";
+        Counter frames_unknown: "Frames of unknown, not critical types, skipped.";
+        Counter bytes_in: "Bytes received.";
+        Counter bytes_out: "Bytes handed to the kernel.";
+        Counter sends_user: "SEND frames to a client, routed.";
+        Counter sends_group: "SEND frames to a group, routed.";
+        Counter pushes: "PUSH frames queued on a connection.";
+        Counter unreachable: "Messages to a client that has no session.";
+        Counter dropped_connection_full: "PUSH frames dropped because the connection's outbound budget was used up.";
+        Counter dropped_shard_full: "PUSH frames dropped because the shard's outbound budget was used up.";
+        Counter dropped_mesh_full: "Messages dropped because the backlog to another shard was full.";
+        Counter receipts_lost: "SEND_OK answers given up because too many were pending or their way back was full.";
+        Counter probes: "PING frames sent to connections that were silent for too long.";
+        Counter hung_up: "Connections that the peer ended.";
+        Counter broken: "Connections that failed (reset, timed out).";
+        Counter posts: "Batches posted to other shards.";
+        Counter posts_refused: "Batches that found the ring to another shard full, and were kept.";
+        Counter moves_refused: "Connections that their home shard had no room for.";
+        => by code {
+            /// Connections that the gateway closed, by the code it gave.
+            closed,
+            /// Requests that were refused while their connection lived on, by code.
+            refused,
+        }
+    }
 }

@@ -147,6 +147,7 @@ impl Crew {
                 peers: peers.clone(),
                 receive_buffers: RECEIVE_BUFFERS,
                 receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
+                stats: Arc::default(),
             };
             let mut fleet = Fleet::new(Arc::clone(plan), worker, scenario(worker));
             let core = cores.iter().rev().cycle().nth(worker as usize).copied();

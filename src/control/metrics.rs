@@ -18,7 +18,8 @@ use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, serve
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use crate::stats::{Kind, ShardStats};
+use super::Stats;
+use crate::stats::{Kind, PerCode, Plain, ShardStats};
 
 /// Scrapers served at a time; more wait.
 const SCRAPERS_MAX: usize = 16;
@@ -29,7 +30,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// The address cannot be listened on.
-pub(super) async fn listen(addr: SocketAddr, node: String, stats: Vec<Arc<ShardStats>>) -> anyhow::Result<()> {
+pub(super) async fn listen(addr: SocketAddr, node: String, stats: Vec<Stats>) -> anyhow::Result<()> {
     let listener = TcpListener::bind(addr).await.with_context(|| format!("cannot serve metrics on {addr}"))?;
     // For whoever started the gateway and gave port 0. It may have stopped reading after the first line: that is no error.
     let _ = writeln!(io::stdout(), "weir: metrics on http://{}/metrics", listener.local_addr().unwrap_or(addr));
@@ -64,7 +65,7 @@ pub(super) async fn listen(addr: SocketAddr, node: String, stats: Vec<Arc<ShardS
     Ok(())
 }
 
-type Source = Arc<(String, Vec<Arc<ShardStats>>)>;
+type Source = Arc<(String, Vec<Stats>)>;
 
 async fn answer(request: Request<Incoming>, source: Source) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, kind, text) = match (request.method(), request.uri().path()) {
@@ -80,24 +81,14 @@ async fn answer(request: Request<Incoming>, source: Source) -> Result<Response<F
 }
 
 /// All numbers of all shards.
-fn render(node: &str, stats: &[Arc<ShardStats>]) -> String {
+fn render(node: &str, stats: &[Stats]) -> String {
     let mut out = String::new();
     let node = node.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     let _ = writeln!(out, "# HELP weir_info The version that runs.\n# TYPE weir_info gauge");
     let _ = writeln!(out, "weir_info{{version=\"{}\",node=\"{node}\"}} 1", env!("CARGO_PKG_VERSION"));
-    let Some(first) = stats.first() else { return out };
-    for (index, (name, kind, help, _)) in first.plain().enumerate() {
-        let (name, kind) = match kind {
-            Kind::Counter => (format!("weir_{name}_total"), "counter"),
-            Kind::Gauge => (format!("weir_{name}"), "gauge"),
-        };
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for (shard, stats) in stats.iter().enumerate() {
-            let (_, _, _, value) = stats.plain().nth(index).expect("all shards count the same things");
-            let _ = writeln!(out, "{name}{{shard=\"{shard}\"}} {value}");
-        }
-    }
-    type Pick = fn(&ShardStats) -> &crate::stats::PerCode;
+    plain(&mut out, &stats.iter().map(|stats| stats.shard.plain().collect()).collect::<Vec<_>>());
+    plain(&mut out, &stats.iter().map(|stats| stats.reactor.plain().collect()).collect::<Vec<_>>());
+    type Pick = fn(&ShardStats) -> &PerCode;
     let per_code: [(&str, &str, Pick); 2] = [
         ("weir_closed_total", "Connections that the gateway closed, by the code it gave.", |stats| &stats.closed),
         ("weir_refused_total", "Requests refused while their connection lived on, by code.", |stats| &stats.refused),
@@ -105,12 +96,28 @@ fn render(node: &str, stats: &[Arc<ShardStats>]) -> String {
     for (name, help, pick) in per_code {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter");
         for (shard, stats) in stats.iter().enumerate() {
-            for (code, value) in pick(stats).iter() {
+            for (code, value) in pick(&stats.shard).iter() {
                 let _ = writeln!(out, "{name}{{shard=\"{shard}\",code=\"{}\"}} {value}", code.name());
             }
         }
     }
     out
+}
+
+/// Numbers of one kind of struct, for each shard.
+fn plain(out: &mut String, shards: &[Vec<Plain>]) {
+    let Some(first) = shards.first() else { return };
+    for (index, (name, kind, help, _)) in first.iter().enumerate() {
+        let (name, kind) = match kind {
+            Kind::Counter => (format!("weir_{name}_total"), "counter"),
+            Kind::Gauge => (format!("weir_{name}"), "gauge"),
+        };
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (shard, numbers) in shards.iter().enumerate() {
+            let (_, _, _, value) = numbers[index];
+            let _ = writeln!(out, "{name}{{shard=\"{shard}\"}} {value}");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -120,9 +127,9 @@ mod tests {
 
     #[test]
     fn every_number_is_there_once_for_each_shard() {
-        let stats: Vec<Arc<ShardStats>> = (0..2).map(|_| Arc::default()).collect();
-        stats[1].logins.add(7);
-        stats[0].closed.of(ErrorCode::BadMagic).add(3);
+        let stats: Vec<Stats> = (0..2).map(|_| Stats::default()).collect();
+        stats[1].shard.logins.add(7);
+        stats[0].shard.closed.of(ErrorCode::BadMagic).add(3);
         let text = render("a\"b", &stats);
         assert!(text.contains("weir_info{version=\"0.1.0\",node=\"a\\\"b\"} 1"));
         assert!(text.contains("weir_logins_total{shard=\"0\"} 0\nweir_logins_total{shard=\"1\"} 7\n"));

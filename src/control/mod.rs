@@ -12,7 +12,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{ids::ShardId, stats::ShardStats};
+use crate::{
+    ids::ShardId,
+    stats::{ReactorStats, ShardStats},
+};
 
 /// Exit status after a second signal: as if it had not been caught (128 + SIGTERM).
 const EXIT_STOPPED_AT_ONCE: u8 = 143;
@@ -20,11 +23,18 @@ const EXIT_STOPPED_AT_ONCE: u8 = 143;
 /// How a shard's thread ended.
 pub type Ended = (ShardId, io::Result<()>);
 
+/// What one shard's thread counts.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    pub shard: Arc<ShardStats>,
+    pub reactor: Arc<ReactorStats>,
+}
+
 /// What the control thread works with.
 pub struct Control {
     pub metrics: Option<SocketAddr>,
     pub node: String,
-    pub stats: Vec<Arc<ShardStats>>,
+    pub stats: Vec<Stats>,
     /// One message for each shard's thread that ends.
     pub ended: UnboundedReceiver<Ended>,
     /// Asks all shards to drain.
@@ -81,8 +91,8 @@ fn early_end((shard, result): Ended) -> anyhow::Result<ExitCode> {
 }
 
 /// One line about what this process has done.
-fn summary(stats: &[Arc<ShardStats>]) -> String {
-    let sum = |pick: fn(&ShardStats) -> u64| stats.iter().map(|shard| pick(shard)).sum::<u64>();
+fn summary(stats: &[Stats]) -> String {
+    let sum = |pick: fn(&ShardStats) -> u64| stats.iter().map(|stats| pick(&stats.shard)).sum::<u64>();
     format!(
         "{} connections accepted, {} logins, {} frames in, {} pushes out, {} messages dropped under pressure",
         sum(|shard| shard.accepted.get()),

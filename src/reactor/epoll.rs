@@ -14,6 +14,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use nix::{
@@ -84,7 +85,7 @@ impl Epoll {
         let listener = match setup.listener {
             Some(fd) => {
                 poll.add(&fd, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, LISTENER))?;
-                Some(Listener::new(fd))
+                Some(Listener::new(fd, Arc::clone(&setup.stats)))
             }
             None => None,
         };

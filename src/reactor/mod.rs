@@ -27,6 +27,7 @@ use crate::{
     ids::{ConnId, ShardId},
     io::{Chunk, Input, Machine, Output, Tick},
     mesh::Port,
+    stats::ReactorStats,
 };
 
 /// Events taken from the backend in one turn.
@@ -165,6 +166,8 @@ pub struct Setup {
     /// Receive buffers that connections share, and the size of each.
     pub receive_buffers: u16,
     pub receive_buffer_bytes: u32,
+    /// Where the reactor counts.
+    pub stats: Arc<ReactorStats>,
 }
 
 /// The reactors of one process, as far as they must know of each other to move connections.
@@ -221,16 +224,17 @@ pub fn run<M: Machine>(
     clock: Clock,
     ready: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<()> {
+    let stats = Arc::clone(&setup.stats);
     match setup.kind {
         Kind::Epoll => {
             let mut backend = epoll::Epoll::new(setup, port.id(), port.bell().as_fd())?;
             ready()?;
-            drive(machine, &mut backend, &mut port, clock)
+            drive(machine, &mut backend, &mut port, clock, &stats)
         }
         Kind::Uring => {
             let mut backend = uring::Uring::new(setup, port.id(), port.bell().as_fd())?;
             ready()?;
-            drive(machine, &mut backend, &mut port, clock)
+            drive(machine, &mut backend, &mut port, clock, &stats)
         }
     }
 }
@@ -363,6 +367,7 @@ pub(crate) fn drive<M: Machine>(
     backend: &mut impl Backend,
     port: &mut Port<Envelope<M::Message>>,
     clock: Clock,
+    stats: &ReactorStats,
 ) -> io::Result<()> {
     let mut driver = Driver {
         machine,
@@ -393,7 +398,8 @@ pub(crate) fn drive<M: Machine>(
         let mut wake_at = driver.machine.handle_tick(driver.now);
         // 5. poll outputs
         let flow = driver.perform(backend, port);
-        port.publish();
+        stats.wakes.add(port.publish() as u64);
+        stats.turns.add(1);
         let ControlFlow::Continue(retries) = flow else { return Ok(()) };
         // 6. submit, at the top of the next turn
         if retries || !driver.parcels.is_empty() {

@@ -193,7 +193,15 @@ fn rehearse() -> io::Result<()> {
     let peers = Peers::new(2);
     let make = |listener, shard| {
         let peers = peers.clone();
-        let setup = Setup { kind: Kind::Uring, slots: 4, listener, peers, receive_buffers: 2, receive_buffer_bytes: 64 };
+        let setup = Setup {
+            kind: Kind::Uring,
+            slots: 4,
+            listener,
+            peers,
+            receive_buffers: 2,
+            receive_buffer_bytes: 64,
+            stats: Default::default(),
+        };
         Uring::new(setup, ShardId(shard), bell.as_fd())
     };
     let mut here = make(Some(listener), 0)?;

@@ -23,7 +23,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
 };
 
 use io_uring::{cqueue, squeue};
@@ -40,6 +40,7 @@ use super::{Backend, Event, Parcel, Peers, Setup, Sink, Wait, buffers::Buffers};
 use crate::{
     ids::{ConnId, ShardId},
     io::Chunk,
+    stats::ReactorStats,
 };
 
 /// One io_uring and its connections.
@@ -67,6 +68,7 @@ pub(super) struct Uring {
     shard: ShardId,
     /// Our own descriptor of the bell, so that it outlives the poll on it.
     bell: OwnedFd,
+    stats: Arc<ReactorStats>,
 }
 
 /// An event that waits for the next dispatch.
@@ -81,11 +83,11 @@ impl Uring {
     /// # Errors
     /// The kernel refuses the ring or the table, and the message says why.
     pub(super) fn new(setup: Setup, shard: ShardId, bell: BorrowedFd<'_>) -> io::Result<Uring> {
-        let Setup { kind: _, slots, listener, peers, receive_buffers, receive_buffer_bytes } = setup;
+        let Setup { kind: _, slots, listener, peers, receive_buffers, receive_buffer_bytes, stats } = setup;
         let buffers = Buffers::new(receive_buffers, receive_buffer_bytes)?;
         let acceptor = Acceptor::new(listener, slots)?;
         let bell = bell.try_clone_to_owned()?;
-        let ring = Ring::new(slots)?;
+        let ring = Ring::new(slots, Arc::clone(&stats))?;
         // SAFETY: the buffers are a later field of the same struct: they are dropped after the ring.
         unsafe { ring.register_buffers(buffers.ring_address(), buffers.count()) }?;
         peers.ring_fds[shard.index()].store(ring.descriptor(), Ordering::Release);
@@ -105,6 +107,7 @@ impl Uring {
             peers,
             shard,
             bell,
+            stats,
         };
         uring.push(ops::bell(uring.bell.as_raw_fd()));
         Ok(uring)

@@ -81,6 +81,7 @@ impl Rig {
                 peers: peers.clone(),
                 receive_buffers: 64,
                 receive_buffer_bytes: 4096,
+                stats: Arc::default(),
             };
             let (mut probe, reports) = Probe::new(options.first.filter(|_| index == 0).unwrap_or(options.behaviour));
             let built = Arc::clone(&built);

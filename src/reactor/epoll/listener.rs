@@ -4,13 +4,14 @@
 use std::{
     net::IpAddr,
     os::fd::OwnedFd,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use nix::errno::Errno;
 use socket2::Socket;
 
-use crate::limits::ACCEPT_PAUSE_MS;
+use crate::{limits::ACCEPT_PAUSE_MS, stats::ReactorStats};
 
 /// A pause is logged at most this often.
 const PAUSE_LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -26,11 +27,12 @@ pub(super) struct Listener {
     /// Pauses since the last one that was logged.
     pauses: u64,
     logged_at: Option<Instant>,
+    stats: Arc<ReactorStats>,
 }
 
 impl Listener {
-    pub(super) fn new(fd: OwnedFd) -> Listener {
-        Listener { socket: fd.into(), pending: true, paused_until: None, full: false, pauses: 0, logged_at: None }
+    pub(super) fn new(fd: OwnedFd, stats: Arc<ReactorStats>) -> Listener {
+        Listener { socket: fd.into(), pending: true, paused_until: None, full: false, pauses: 0, logged_at: None, stats }
     }
 
     /// The kernel says that connections came.
@@ -109,6 +111,7 @@ impl Listener {
     fn log(&mut self, cause: &str, advice: &str) {
         let now = Instant::now();
         self.pauses += 1;
+        self.stats.accept_pauses.add(1);
         if self.logged_at.is_none_or(|at| now - at >= PAUSE_LOG_INTERVAL) {
             let pauses = std::mem::take(&mut self.pauses);
             log::warn!("accepting pauses, new clients wait: {cause} ({pauses} times since this was last said); {advice}");

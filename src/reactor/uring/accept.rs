@@ -135,6 +135,8 @@ impl Uring {
                 // Cancelled by us, or the peer gave up: the next may be fine.
                 libc::ECANCELED | libc::ECONNABORTED | libc::EPROTO | libc::EINTR | libc::EAGAIN => {}
                 errno => {
+                    self.stats.accept_pauses.add(1);
+                    self.stats.accepts_dropped.add(u64::from(errno == libc::ENFILE));
                     let error = io::Error::from_raw_os_error(errno);
                     let cause = match errno {
                         libc::ENFILE => {

@@ -148,6 +148,7 @@ impl Uring {
             // A send failed, and its error waited for this.
             _ if slot.flags.has(Flags::BROKEN) => self.settle(conn, sink),
             libc::ENOBUFS => {
+                self.stats.receives_parked.add(1);
                 slot.flags.set(Flags::PARKED);
                 self.parked.push_back(conn);
                 0

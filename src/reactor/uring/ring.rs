@@ -1,10 +1,11 @@
 //! One io_uring: its set-up, and the one system call of a turn.
 
-use std::{collections::VecDeque, io, os::fd::AsRawFd, time::Duration};
+use std::{collections::VecDeque, io, os::fd::AsRawFd, sync::Arc, time::Duration};
 
 use io_uring::{EnterFlags, IoUring, cqueue, squeue, types::CancelBuilder, types::Timespec};
 
 use super::super::Wait;
+use crate::stats::ReactorStats;
 
 /// Submissions that fit before one more system call is made. More would only cost memory.
 const SUBMISSIONS: u32 = 1024;
@@ -41,8 +42,8 @@ pub(super) struct Ring {
     registered: i32,
     /// What found the submission queue full, because the kernel would not take it.
     backlog: VecDeque<squeue::Entry>,
-    /// How often the completion queue had overflowed. Nothing is lost then, it only costs time.
-    overflows: u64,
+    /// How often the completion queue has overflowed, among others. Nothing is lost then, it only costs time.
+    stats: Arc<ReactorStats>,
 }
 
 /// Makes an io_uring with the flags that the reactor needs.
@@ -58,14 +59,14 @@ pub(in super::super) fn build(submissions: u32, completions: u32) -> io::Result<
 
 impl Ring {
     /// A ring with a table of `slots` direct descriptors.
-    pub(super) fn new(slots: u32) -> io::Result<Ring> {
+    pub(super) fn new(slots: u32, stats: Arc<ReactorStats>) -> io::Result<Ring> {
         let completions = slots.saturating_mul(2).clamp(COMPLETIONS_MIN, COMPLETIONS_MAX).next_power_of_two();
         let ring = build(SUBMISSIONS, completions)?;
         ring.submitter().register_files_sparse(slots).map_err(|error| explain_table(slots, &error))?;
         // Only `shutdown` goes to a worker. A kernel before 5.15 does not know the call, and has its own bounds.
         let _ = ring.submitter().register_iowq_max_workers(&mut [1, 1]);
         let registered = register_descriptor(&ring);
-        Ok(Ring { ring, registered, backlog: VecDeque::new(), overflows: 0 })
+        Ok(Ring { ring, registered, backlog: VecDeque::new(), stats })
     }
 
     /// Registers the buffer ring at `address` as group 0.
@@ -106,9 +107,10 @@ impl Ring {
     pub(super) fn next_completion(&mut self) -> Option<cqueue::Entry> {
         let completion = self.ring.completion().next();
         if completion.is_none() && self.ring.submission().cq_overflow() {
-            self.overflows += 1;
-            if self.overflows.is_power_of_two() {
-                log::warn!("the completion queue has overflowed {} times: nothing is lost, but turns are slow", self.overflows);
+            self.stats.completions_overflowed.add(1);
+            let overflows = self.stats.completions_overflowed.get();
+            if overflows.is_power_of_two() {
+                log::warn!("the completion queue has overflowed {overflows} times: nothing is lost, but turns are slow");
             }
             // An error that lasts shows at the next turn.
             let _ = self.enter(0, EnterFlags::GETEVENTS.bits(), None);

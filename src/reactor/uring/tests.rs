@@ -115,7 +115,15 @@ fn with_two_shards(slots: u32, clients: impl FnOnce(SocketAddr)) -> Vec<Echo> {
             let (peers, barrier) = (peers.clone(), Arc::clone(&barrier));
             thread::spawn(move || {
                 let slots = if first { 4096 } else { slots };
-                let setup = Setup { kind: Kind::Uring, slots, listener, peers, receive_buffers: 64, receive_buffer_bytes: 2048 };
+                let setup = Setup {
+                    kind: Kind::Uring,
+                    slots,
+                    listener,
+                    peers,
+                    receive_buffers: 64,
+                    receive_buffer_bytes: 2048,
+                    stats: Arc::default(),
+                };
                 let mut machine = Echo { shard: port.id().0, ..Echo::default() };
                 let ready = || {
                     barrier.wait();
@@ -210,7 +218,15 @@ fn a_table_above_the_limit_of_open_files_says_what_to_do() {
     let slots = u32::try_from(soft).unwrap_or(u32::MAX).min(1 << 20) + 1;
     let port = mesh::mesh::<Envelope<Vec<u8>>>(1, 16).unwrap().pop().unwrap();
     let peers = Peers::new(1);
-    let setup = Setup { kind: Kind::Uring, slots, listener: None, peers, receive_buffers: 1, receive_buffer_bytes: 64 };
+    let setup = Setup {
+        kind: Kind::Uring,
+        slots,
+        listener: None,
+        peers,
+        receive_buffers: 1,
+        receive_buffer_bytes: 64,
+        stats: Arc::default(),
+    };
     let error = run(&mut Echo::default(), port, setup, Clock::start(), || Ok(())).expect_err("the table is too large");
     let text = error.to_string();
     assert!(
