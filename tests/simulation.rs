@@ -24,10 +24,18 @@ mod seeds;
 #[path = "simulation/world.rs"]
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 /// Seeds that every test run takes.
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 300;
+/// Enough to see what they have in common.
+const FAILURES_MAX: usize = 10;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
@@ -45,21 +53,29 @@ fn run(seed: u64) -> bool {
     result.is_ok()
 }
 
-fn run_all(seeds: impl Iterator<Item = u64>) {
-    let (mut count, mut failed) = (0u64, Vec::new());
-    for seed in seeds {
-        count += 1;
-        if !run(seed) {
-            failed.push(seed);
-            assert!(failed.len() < 10, "{} of {count} seeds failed, the rest was not tried: {failed:?}", failed.len());
+/// Runs them on all cores: each run has its own world.
+fn run_all(seeds: &[u64]) {
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(Vec::new());
+    let work = || {
+        while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if failed.lock().expect("nobody panics with it").len() < FAILURES_MAX && !run(*seed) {
+                failed.lock().expect("nobody panics with it").push(*seed);
+            }
         }
-    }
-    assert!(failed.is_empty(), "{} of {count} seeds failed: {failed:?}", failed.len());
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    let failed = failed.into_inner().expect("nobody panics with it");
+    assert!(failed.is_empty(), "of {} seeds these failed (after {FAILURES_MAX} the rest is not tried): {failed:?}", seeds.len());
 }
 
 #[test]
 fn seeds_that_failed_once() {
-    run_all(seeds::SEEDS.iter().copied());
+    run_all(seeds::SEEDS);
 }
 
 #[test]
@@ -72,5 +88,6 @@ fn one_seed() {
 #[test]
 fn many_seeds() {
     let first = number("WEIR_SIM_FIRST").unwrap_or(1);
-    run_all(first..first + number("WEIR_SIM_SEEDS").unwrap_or(SEEDS));
+    let seeds: Vec<u64> = (first..first + number("WEIR_SIM_SEEDS").unwrap_or(SEEDS)).collect();
+    run_all(&seeds);
 }

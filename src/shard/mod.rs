@@ -18,6 +18,8 @@ mod outbox;
 mod queue;
 mod residue;
 mod route;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 pub use message::{Arrival, Batch, Control, Message};

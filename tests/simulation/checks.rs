@@ -34,8 +34,45 @@ pub fn deadlines(world: &World) {
     }
 }
 
+/// Before the finale: nobody keeps a chunk in flight for ever. (A peer that does not read still sends, so that more waits for it.)
+pub fn stalls(world: &World) {
+    let write_us = 1_000 * u64::from(2 * world.plan.timeouts.write_ms);
+    for reactor in &world.reactors {
+        let stuck = reactor.stuck(world.finale_at.saturating_sub(write_us + SLACK_US));
+        assert!(stuck.is_none(), "peer {stuck:?} took no bytes until long after the write deadline, and is still there");
+    }
+}
+
+/// Before the finale, when nobody is on the way any more: one session for each device, and for a class as its policy says.
+pub fn rivals(world: &World) {
+    let online = |peer: &&Peer| {
+        let reads = peer.habit != Habit::Deaf;
+        reads && peer.login_ok_at.is_some() && peer.ending.is_none() && !peer.is_over() && !peer.closed_itself
+    };
+    for a in world.peers.iter().filter(online) {
+        for b in world.peers[a.id + 1..].iter().filter(online) {
+            let share = are_rivals(a, b) || share_class(a, b, Policy::RefuseNewest);
+            assert!(!share, "peers {} and {} are both online, and only one of them may be", a.id, b.id);
+        }
+    }
+}
+
+/// A session's epoch is larger than that of every earlier one of its device.
+fn epochs(world: &World) {
+    for peer in &world.peers {
+        let earlier = |other: &&Peer| {
+            let before = other.login_ok_at.zip(peer.login_written_at).is_some_and(|(ok, written)| ok < written);
+            before && is_same_device(peer, other)
+        };
+        for other in world.peers.iter().filter(earlier).filter(|_| peer.login_ok_at.is_some()) {
+            assert!(other.epoch < peer.epoch, "peer {} has an epoch before that of peer {}, the earlier one", peer.id, other.id);
+        }
+    }
+}
+
 /// After everything.
 pub fn end(world: &mut World) {
+    epochs(world);
     for peer in &world.peers {
         if let Some(ending) = peer.ending {
             check_ending(world, peer, ending);
@@ -81,7 +118,13 @@ fn check_ending(world: &World, peer: &Peer, ending: Ending) {
     let is_new = peer.login_ok_at.is_none();
     let others = || world.peers.iter().filter(|other| other.id != me);
     let newer = |other: &Peer| {
-        other.login_written_at.is_some_and(|written| written <= at) && (other.epoch > peer.epoch || other.login_ok_at.is_none())
+        let written = other.login_written_at.is_some_and(|written| written <= at);
+        // Without an epoch of one's own: not somebody who was in before one's LOGIN left.
+        let later = match peer.login_ok_at {
+            Some(_) => other.epoch > peer.epoch || other.login_ok_at.is_none(),
+            None => other.login_ok_at.is_none_or(|ok| peer.login_written_at.is_some_and(|mine| ok >= mine)),
+        };
+        written && later
     };
     let due_us = at.saturating_sub(peer.connect_at);
     let right = match code {
@@ -107,7 +150,9 @@ fn check_ending(world: &World, peer: &Peer, ending: Ending) {
             let probe_us = u64::from(world.plan.heartbeat.probe_timeout_ms) * 1_000;
             let least_us = u64::from(world.plan.heartbeat.interval_min_ms * world.plan.heartbeat.missed_max) * 1_000 + probe_us;
             let most_us = world.plan.silence_max_us() + probe_us + SLACK_US;
-            !kicked && peer.habit == Habit::Silent && (least_us..=most_us).contains(&silent_us)
+            // What it wrote may have waited for a place in a full table.
+            let heard_at = peer.last_write_at.max(peer.login_ok_at.unwrap_or(at));
+            !kicked && peer.habit == Habit::Silent && silent_us >= least_us && at - heard_at <= most_us
         }
         ErrorCode::SlowConsumer => !kicked && peer.ever_paused,
         ErrorCode::RateExceeded => !kicked && world.plan.has_rate_limit(),

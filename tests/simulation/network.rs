@@ -1,7 +1,9 @@
-//! TCP as both ends see it: bytes in order, small buffers, an end of each direction, resets.
+//! TCP as both ends see it: bytes in order, small buffers, an end of each direction, resets. And the rings between shards.
 #![forbid(unsafe_code)]
 
 use std::{collections::VecDeque, net::IpAddr};
+
+use weir::shard::Message;
 
 use crate::rng::Rng;
 
@@ -70,4 +72,19 @@ impl Link {
         self.up.clear();
         self.down_ended = true;
     }
+}
+
+/// What lies in the rings.
+pub enum Envelope {
+    Message(Message),
+    Adopt { link: usize, message: Message },
+}
+
+/// What the reactors of a process share.
+pub struct Mesh {
+    /// By sender, then receiver; the last sender is the control thread.
+    pub rings: Vec<Vec<VecDeque<Envelope>>>,
+    pub capacity: usize,
+    /// Connections that each reactor has room for.
+    pub rooms: Vec<usize>,
 }

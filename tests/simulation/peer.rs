@@ -89,6 +89,8 @@ pub struct Peer {
     todo: u32,
     pace_us: u64,
     leaves_early: bool,
+    /// Sends no PING of its own accord, and answers the gateway's.
+    lazy: bool,
     tx: VecDeque<u8>,
     queued: u64,
     written: u64,
@@ -152,6 +154,8 @@ impl Peer {
             todo: rng.range(0, 40) as u32,
             pace_us: rng.pick(&[1_000, 20_000, 200_000]),
             leaves_early: rng.chance(30),
+            // The probe waits behind what is queued, and its time runs: who drinks through a straw must speak up.
+            lazy: habit == Habit::Good && plan.socket_bytes >= 4_096 && rng.chance(20),
             tx: VecDeque::new(),
             queued: 0,
             written: 0,
@@ -219,19 +223,23 @@ impl Peer {
         if self.closed_itself && link.reset {
             return;
         }
-        if online && self.habit != Habit::Silent && now >= self.last_write_at + self.interval_us * 8 / 10 && self.tx.is_empty() {
+        let pings = self.habit != Habit::Silent && !self.lazy;
+        if online && pings && now >= self.last_write_at + self.interval_us * 8 / 10 && self.tx.is_empty() {
             self.ping(rng);
         }
         if now >= self.leave_at && self.tx.is_empty() {
             self.leave(now, link);
         }
         let pace_us = if self.todo > 0 { self.pace_us } else { SECOND_US / 2 };
-        let due = [self.leave_at, self.last_write_at + self.interval_us * 8 / 10, now + pace_us];
+        let ping_at = if online && pings { self.last_write_at + self.interval_us * 8 / 10 } else { u64::MAX };
+        let due = [self.leave_at, ping_at, now + pace_us];
         self.next_at = due.into_iter().map(|at| at.max(now + 1_000)).min().expect("there are three");
         if !self.tx.is_empty() {
             self.next_at = self.next_at.min(now + rng.range(10, 2_000));
         }
-        if !link.down.is_empty() || link.down_ended {
+        if paused {
+            self.next_at = self.next_at.min(self.paused_until);
+        } else if (!link.down.is_empty() || link.down_ended) && self.reads(now) {
             self.next_at = self.next_at.min(now + rng.range(10, 3_000));
         }
     }

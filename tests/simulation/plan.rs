@@ -100,7 +100,7 @@ impl Plan {
             begin_us: rng.pick(&[0, 1_000, 200 * SECOND_US, 4_000 * SECOND_US]),
             spread_us: rng.pick(&[50_000, SECOND_US, 8 * SECOND_US]),
             payload_max: if heavy { 60_000 } else { rng.pick(&[8, 200, 1_200]) },
-            socket_bytes: if heavy { 128 * 1024 } else { rng.pick(&[600, 4_096, 64 * 1024]) },
+            socket_bytes: if heavy { 128 * 1024 } else { rng.pick(&[200, 600, 4_096, 64 * 1024]) },
             turn_us: rng.pick(&[50, 500, 3_000]),
             stall_us: if rng.chance(50) { rng.range(5_000, 60_000) } else { 0 },
             all_good,

@@ -11,22 +11,11 @@ use weir::{
     stats::ShardStats,
 };
 
-use crate::{network::Link, plan::Plan, rng::Rng};
-
-/// What lies in the rings.
-pub enum Envelope {
-    Message(Message),
-    Adopt { link: usize, message: Message },
-}
-
-/// What the reactors of a process share.
-pub struct Mesh {
-    /// By sender, then receiver; the last sender is the control thread.
-    pub rings: Vec<Vec<VecDeque<Envelope>>>,
-    pub capacity: usize,
-    /// Connections that each reactor has room for.
-    pub rooms: Vec<usize>,
-}
+use crate::{
+    network::{Envelope, Link, Mesh},
+    plan::Plan,
+    rng::Rng,
+};
 
 /// What a turn may touch.
 pub struct Surroundings<'a> {
@@ -47,6 +36,7 @@ struct Conn {
     decided: bool,
     sent_any: bool,
     sending: Option<(Chunk, usize)>,
+    sending_since: u64,
     finished: bool,
     closing: bool,
     eof_told: bool,
@@ -114,6 +104,7 @@ impl Reactor {
             decided,
             sent_any: false,
             sending: None,
+            sending_since: 0,
             finished: false,
             closing: false,
             eof_told: false,
@@ -318,6 +309,7 @@ impl Reactor {
                     assert!(!entry.finished, "Send on {conn} after Finish");
                     entry.sent_any = true;
                     entry.sending = Some((chunk, 0));
+                    entry.sending_since = with.now;
                 }
                 Output::Stay { conn } => {
                     let entry = self.conn(conn, "Stay");
@@ -379,6 +371,12 @@ impl Reactor {
             with.links[conn.link].close(with.now, true, with.rng);
             with.woken.push(conn.link);
         }
+    }
+
+    /// A link on which one chunk has been in flight since before `since`.
+    pub fn stuck(&self, since: u64) -> Option<usize> {
+        let is_stuck = |conn: &&Conn| conn.sending.is_some() && conn.sending_since < since && !conn.closing;
+        self.slots.iter().filter_map(|(_, conn)| conn.as_ref()).find(is_stuck).map(|conn| conn.link)
     }
 
     fn is_busy(&self, with: &Surroundings<'_>) -> bool {

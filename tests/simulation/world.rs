@@ -11,10 +11,10 @@ use weir::shard::{Control, Message};
 
 use crate::{
     model::{Model, Totals},
-    network::Link,
+    network::{Envelope, Link, Mesh},
     peer::{Mark, Peer},
     plan::{Plan, SECOND_US, SLACK_US},
-    reactor::{Envelope, Mesh, Reactor, Surroundings},
+    reactor::{Reactor, Surroundings},
     rng::Rng,
 };
 
@@ -78,6 +78,8 @@ impl World {
         self.settle();
         self.advance(self.finale_at);
         crate::checks::deadlines(self);
+        crate::checks::stalls(self);
+        crate::checks::rivals(self);
         self.finale();
         let timeouts = self.plan.timeouts;
         let most_us = 1_000 * u64::from(2 * timeouts.write_ms + timeouts.linger_ms) + SLACK_US;

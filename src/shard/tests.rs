@@ -1,0 +1,240 @@
+//! A shard under a clock of its own: what goes in is said frame by frame, what comes out is decoded.
+#![forbid(unsafe_code)]
+
+mod limits;
+mod liveness;
+
+use std::collections::{HashMap, HashSet};
+
+use super::*;
+use crate::{
+    io::Chunk,
+    session::{DeviceClass, HeartbeatRules, Policy},
+    wire::{Decoded, ErrorCode, Frame, SendRef, body, decode, encode},
+};
+
+/// What a peer saw, as far as a test asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Seen {
+    /// A frame of this type.
+    Frame(&'static str),
+    SendOk {
+        reached: u32,
+        dropped: u32,
+    },
+    Push(u64),
+    /// An ERROR that the connection survives.
+    Refused(ErrorCode),
+    /// The last ERROR.
+    Closing(ErrorCode),
+    /// The shard ended its direction.
+    Finished,
+    Closed,
+}
+
+fn settings() -> Settings {
+    Settings {
+        id: ShardId(0),
+        shards: 1,
+        hash_key: (1, 2),
+        rules: Arc::new(rules(0, 0)),
+        limits: Limits {
+            connections: 100,
+            connections_per_address: 0,
+            logins_per_second: 0,
+            outbound_bytes_per_connection: 1 << 20,
+            outbound_bytes_per_shard: 1 << 24,
+            inbound_bytes_per_shard: 1 << 20,
+            groups_per_connection: 10,
+        },
+        timeouts: Timeouts { login_ms: 5_000, write_ms: 10_000, linger_ms: 2_000 },
+        goaway: GoawayRules { delay_min_ms: 0, delay_max_ms: 1_000, alternatives: Vec::new() },
+    }
+}
+
+/// Rules with these limits of frames and bytes a second.
+fn rules(frames: u32, bytes: u32) -> Rules {
+    Rules {
+        verifier: None,
+        device_classes: vec![DeviceClass { name: "default".to_owned(), policy: Policy::AllowMany }],
+        heartbeat: HeartbeatRules {
+            interval_ms: 30_000,
+            interval_min_ms: 30_000,
+            interval_max_ms: 30_000,
+            missed_max: 3,
+            probe_timeout_ms: 10_000,
+        },
+        frames: Rate { per_second: frames },
+        bytes: Rate { per_second: bytes },
+        max_body_bytes: 64 * 1024,
+        wall_at_start_us: 1_767_225_600_000_000,
+    }
+}
+
+/// One shard and its peers. A peer takes what is sent to it at once, unless it is deaf.
+struct Bench {
+    shard: Shard,
+    stats: Arc<ShardStats>,
+    now: Tick,
+    slots: u32,
+    deaf: HashSet<ConnId>,
+    held: HashMap<ConnId, Chunk>,
+    seen: HashMap<ConnId, Vec<Seen>>,
+    /// What was posted, and is not refused.
+    posted: Vec<Batch>,
+    /// The rings are full.
+    refuse_posts: bool,
+    stopped: u32,
+    stops_accepting: u32,
+}
+
+impl Bench {
+    fn new(change: impl FnOnce(&mut Settings)) -> Bench {
+        let mut settings = settings();
+        change(&mut settings);
+        let stats = Arc::new(ShardStats::default());
+        Bench {
+            shard: Shard::new(settings, Arc::clone(&stats)),
+            stats,
+            now: Tick(1_000_000),
+            slots: 0,
+            deaf: HashSet::new(),
+            held: HashMap::new(),
+            seen: HashMap::new(),
+            posted: Vec::new(),
+            refuse_posts: false,
+            stopped: 0,
+            stops_accepting: 0,
+        }
+    }
+
+    /// A connection from 10.0.0.`address`.
+    fn connect_from(&mut self, address: u8) -> ConnId {
+        let conn = ConnId { slot: self.slots, generation: 1 };
+        self.slots += 1;
+        self.input(Input::Accepted { conn, peer: [10, 0, 0, address].into() });
+        conn
+    }
+
+    fn connect(&mut self) -> ConnId {
+        self.connect_from(1)
+    }
+
+    /// A session of a client.
+    fn login(&mut self, client: &str) -> ConnId {
+        let conn = self.connect();
+        assert_eq!(self.try_login(conn, client), [Seen::Frame("LOGIN_OK")]);
+        conn
+    }
+
+    fn try_login(&mut self, conn: ConnId, client: &str) -> Vec<Seen> {
+        let login = body::Login { client_id: client.to_owned(), device_id: conn.to_string(), ..body::Login::default() };
+        self.ask(conn, &Frame::Login(login))
+    }
+
+    fn input(&mut self, input: Input<'_, Message>) {
+        self.shard.handle(self.now, input);
+        self.turn();
+    }
+
+    /// Says something, and gives what the peer saw since it was last asked.
+    fn ask(&mut self, conn: ConnId, frame: &Frame<'_>) -> Vec<Seen> {
+        let mut bytes = Vec::new();
+        encode(frame, &mut bytes);
+        self.input(Input::Received { conn, bytes: &bytes });
+        self.take(conn)
+    }
+
+    fn ping(&mut self, conn: ConnId) -> Vec<Seen> {
+        self.ask(conn, &Frame::Ping(body::Ping { sent_us: 1, rtt_us: 0 }))
+    }
+
+    /// A SEND with a receipt.
+    fn send(&mut self, conn: ConnId, channel: &str, client_msg_id: u64, payload: &[u8]) -> Vec<Seen> {
+        let send = SendRef { channel, client_msg_id, payload, receipt: true, ..SendRef::default() };
+        self.ask(conn, &Frame::Send(send))
+    }
+
+    fn take(&mut self, conn: ConnId) -> Vec<Seen> {
+        self.seen.remove(&conn).unwrap_or_default()
+    }
+
+    /// Lets time pass, with a turn at each moment that the shard asked for.
+    fn advance(&mut self, ms: u64) {
+        let until = self.now.plus_ms(ms);
+        while let Some(at) = self.turn().filter(|at| *at <= until) {
+            self.now = at.max(Tick(self.now.0 + 1));
+        }
+        self.now = until;
+        self.turn();
+    }
+
+    fn turn(&mut self) -> Option<Tick> {
+        let wake_at = self.shard.handle_tick(self.now);
+        let mut refused = Vec::new();
+        while let Some(output) = self.shard.poll_output() {
+            match output {
+                Output::Send { conn, chunk } if self.deaf.contains(&conn) => {
+                    assert!(self.held.insert(conn, chunk).is_none(), "a second chunk in flight");
+                }
+                Output::Send { conn, chunk } => self.deliver(conn, chunk),
+                Output::Finish { conn } => self.seen.entry(conn).or_default().push(Seen::Finished),
+                Output::Close { conn } => {
+                    self.held.remove(&conn);
+                    self.seen.entry(conn).or_default().push(Seen::Closed);
+                    self.shard.handle(self.now, Input::Closed { conn });
+                }
+                Output::Post { to, message } if self.refuse_posts => refused.push((to, message)),
+                Output::Post { message: Message::Batch(batch), .. } => self.posted.push(*batch),
+                Output::Stay { .. } => {}
+                Output::StopAccepting => self.stops_accepting += 1,
+                Output::Stop => self.stopped += 1,
+                other @ (Output::Connect { .. } | Output::Move { .. } | Output::Post { .. }) => panic!("{other:?}"),
+            }
+        }
+        for (to, message) in refused {
+            self.shard.handle(self.now, Input::PostRefused { to, message });
+        }
+        wake_at
+    }
+
+    fn deliver(&mut self, conn: ConnId, chunk: Chunk) {
+        let seen = self.seen.entry(conn).or_default();
+        let mut bytes = chunk.as_slice();
+        while !bytes.is_empty() {
+            let Ok(Decoded::Frame { frame, frame_bytes }) = decode(bytes, u32::MAX) else { panic!("a chunk holds whole frames") };
+            seen.push(as_seen(&frame));
+            bytes = &bytes[frame_bytes..];
+        }
+        self.shard.handle(self.now, Input::Sent { conn, chunk });
+    }
+
+    /// From now on the peer reads nothing.
+    fn deafen(&mut self, conn: ConnId) {
+        self.deaf.insert(conn);
+    }
+
+    /// It reads again.
+    fn undeafen(&mut self, conn: ConnId) {
+        self.deaf.remove(&conn);
+        if let Some(chunk) = self.held.remove(&conn) {
+            self.deliver(conn, chunk);
+        }
+        self.turn();
+    }
+
+    fn closed_with(&self, code: ErrorCode) -> u64 {
+        self.stats.closed.of(code).get()
+    }
+}
+
+fn as_seen(frame: &Frame<'_>) -> Seen {
+    let code = |number| ErrorCode::from_number(number).expect("a code of the page");
+    match frame {
+        Frame::SendOk(ok) => Seen::SendOk { reached: ok.reached, dropped: ok.dropped },
+        Frame::Push(push) => Seen::Push(push.client_msg_id),
+        Frame::Error(error) if error.closing => Seen::Closing(code(error.code)),
+        Frame::Error(error) => Seen::Refused(code(error.code)),
+        other => Seen::Frame(crate::wire::FrameType::from_byte(other.kind()).expect("a known type").name()),
+    }
+}
