@@ -23,10 +23,15 @@ pub fn are_rivals(a: &Peer, b: &Peer) -> bool {
     is_same_device(a, b) || share_class(a, b, Policy::KeepNewest)
 }
 
+/// Whether it came long enough ago for every deadline to have passed.
+fn is_old(world: &World, peer: &Peer) -> bool {
+    peer.connect_at + SLACK_US < world.finale_at
+}
+
 /// Before the finale: every deadline that has passed must have fired.
 pub fn deadlines(world: &World) {
     for peer in &world.peers {
-        if matches!(peer.habit, Habit::Mute | Habit::Silent | Habit::Garbler(_)) && peer.connected {
+        if matches!(peer.habit, Habit::Mute | Habit::Silent | Habit::Garbler(_)) && is_old(world, peer) {
             let rated = world.plan.has_rate_limit() && peer.habit == Habit::Garbler(ErrorCode::UnexpectedFrame);
             let waits = world.links[peer.id].holder.is_some() && world.plan.limits.connections < 10_000;
             assert!(peer.is_over() || waits || rated, "peer {} ({:?}) is still there", peer.id, peer.habit);
@@ -46,7 +51,7 @@ pub fn stalls(world: &World) {
 /// Before the finale, when nobody is on the way any more: one session for each device, and for a class as its policy says.
 pub fn rivals(world: &World) {
     let online = |peer: &&Peer| {
-        let reads = peer.habit != Habit::Deaf;
+        let reads = peer.habit != Habit::Deaf && is_old(world, peer);
         reads && peer.login_ok_at.is_some() && peer.ending.is_none() && !peer.is_over() && !peer.closed_itself
     };
     for a in world.peers.iter().filter(online) {
@@ -97,13 +102,15 @@ pub fn end(world: &mut World) {
 
 /// Who was good to the end stays to the end, and learns that the gateway stops.
 fn check_stay(world: &World, peer: &Peer) {
-    if peer.login_ok_at.is_some_and(|at| at < world.finale_at) && peer.risk_at >= world.finale_at {
-        let told = !world.plan.drain || peer.going_at.is_some() || !peer.read_all;
+    if peer.login_ok_at.is_some() && peer.risk_at >= world.finale_at {
+        let late = peer.login_ok_at.is_some_and(|at| at >= world.finale_at) && peer.ending.is_some();
+        let kicked = peer.ending.is_some_and(|ending| ending.kicked);
+        let told = !world.plan.drain || peer.going_at.is_some() || late || kicked || !peer.read_all;
         assert!(told, "peer {} was not told that the gateway stops\n{peer:#?}", peer.id);
         let cut = peer.ended_at.is_some_and(|at| at < world.finale_at);
         assert!(!cut, "peer {} was cut off\n{peer:#?}", peer.id);
     }
-    if world.plan.all_good {
+    if world.plan.all_good && is_old(world, peer) {
         assert!(peer.login_ok_at.is_some(), "peer {} did nothing wrong and could not log in", peer.id);
         for (group, membership) in &peer.groups {
             assert!(!membership.has_due() || peer.risk_at < world.finale_at, "peer {}: no answer about {group}", peer.id);

@@ -91,6 +91,8 @@ pub struct Peer {
     leaves_early: bool,
     /// Sends no PING of its own accord, and answers the gateway's.
     lazy: bool,
+    /// Does not close its socket when the gateway has ended its direction.
+    pub clings: bool,
     tx: VecDeque<u8>,
     queued: u64,
     written: u64,
@@ -156,6 +158,7 @@ impl Peer {
             leaves_early: rng.chance(30),
             // The probe waits behind what is queued, and its time runs: who drinks through a straw must speak up.
             lazy: habit == Habit::Good && plan.socket_bytes >= 4_096 && rng.chance(20),
+            clings: rng.chance(15),
             tx: VecDeque::new(),
             queued: 0,
             written: 0,

@@ -46,11 +46,21 @@ impl World {
         let mut rng = Rng::new(seed);
         let plan = Plan::new(&mut rng);
         let count = usize::from(plan.shards);
-        let peers: Vec<Peer> = (0..plan.peers).map(|id| Peer::new(id, &plan, &mut rng)).collect();
+        let mut peers: Vec<Peer> = (0..plan.peers).map(|id| Peer::new(id, &plan, &mut rng)).collect();
         let address = |rng: &mut Rng| IpAddr::V4(Ipv4Addr::new(10, 0, 0, rng.range(1, plan.addresses) as u8));
         let deadlines_us =
             plan.silence_max_us() + 1_000 * u64::from(plan.heartbeat.probe_timeout_ms + 2 * plan.timeouts.write_ms);
         let settle_at = plan.begin_us + plan.spread_us + 10 * SECOND_US + deadlines_us;
+        let finale_at = settle_at + 4 * SECOND_US;
+        if plan.drain {
+            // Some come just when the gateway begins to stop.
+            for peer in &mut peers {
+                if rng.chance(20) {
+                    peer.connect_at = finale_at - rng.range(0, 15_000);
+                    peer.next_at = peer.connect_at;
+                }
+            }
+        }
         World {
             reactors: (0..count).map(|id| Reactor::new(id, &plan, &mut rng)).collect(),
             mesh: Mesh {
@@ -63,7 +73,7 @@ impl World {
             peers,
             model: Model::default(),
             settle_at,
-            finale_at: settle_at + 4 * SECOND_US,
+            finale_at,
             drain_within_us: rng.range(200, 6_000) * 1_000,
             now: 0,
             step: 0,
@@ -207,7 +217,7 @@ impl World {
         if link.down_ended && link.down.is_empty() {
             peer.ended_at = Some(self.now);
             peer.read_all = !link.aborted;
-            link.up_ended = true;
+            link.up_ended |= !peer.clings;
             if !link.aborted {
                 assert!(!peer.has_part_of_a_frame(), "peer {id}: the stream ended inside a frame");
                 let said_why = peer.ending.is_some() || peer.closed_itself;
