@@ -18,7 +18,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{
     config::{self, Config, ReactorChoice},
-    control::{self, Ended, Stats},
+    control::{self, Ended, Order, Stats},
     ids::ShardId,
     limits::{
         DESCRIPTORS_PER_SHARD, INBOUND_BYTES_PER_SHARD, LISTEN_BACKLOG_MIN, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS,
@@ -96,12 +96,14 @@ pub fn serve(config: Config) -> anyhow::Result<ExitCode> {
         node: config.node.clone(),
         stats,
         ended,
-        drain: Box::new(move || {
+        tell: Box::new(move |order| {
+            let message = match order {
+                Order::Drain => Control::Drain { within_ms: drain_ms },
+                Order::Stop => Control::Stop,
+            };
             for shard in (0..shards).map(ShardId) {
-                let message = Message::Control(Control::Drain { within_ms: drain_ms });
-                if control_port.post(shard, Envelope::Message(message)).is_err() {
-                    log::error!("shard {shard} does not take messages");
-                }
+                // Full only when the shard takes nothing any more; then its own deadline ends it.
+                let _ = control_port.post(shard, Envelope::Message(Message::Control(message)));
             }
             control_port.publish();
         }),

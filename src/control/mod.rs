@@ -20,6 +20,9 @@ use crate::{
 /// Exit status after a second signal: as if it had not been caught (128 + SIGTERM).
 const EXIT_STOPPED_AT_ONCE: u8 = 143;
 
+/// While stopping, the shards are looked at this often.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
 /// How a shard's thread ended.
 pub type Ended = (ShardId, io::Result<()>);
 
@@ -30,6 +33,15 @@ pub struct Stats {
     pub reactor: Arc<ReactorStats>,
 }
 
+/// What the control thread tells the shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Send everybody away.
+    Drain,
+    /// Nobody is left: stop.
+    Stop,
+}
+
 /// What the control thread works with.
 pub struct Control {
     pub metrics: Option<SocketAddr>,
@@ -37,8 +49,8 @@ pub struct Control {
     pub stats: Vec<Stats>,
     /// One message for each shard's thread that ends.
     pub ended: UnboundedReceiver<Ended>,
-    /// Asks all shards to drain.
-    pub drain: Box<dyn FnMut()>,
+    /// Tells all shards something.
+    pub tell: Box<dyn FnMut(Order)>,
     /// From the first signal until the process ends, whatever the clients do.
     pub drain_ms: u32,
 }
@@ -62,17 +74,31 @@ async fn serve(mut control: Control) -> anyhow::Result<ExitCode> {
         signal = stop.next() => log::info!("{signal}: stopping within {} ms; a second signal stops at once", control.drain_ms),
         Some(ended) = control.ended.recv() => return early_end(ended),
     }
-    (control.drain)();
+    (control.tell)(Order::Drain);
     // Shards keep the deadline themselves; the margin is for one that hangs.
     let deadline = Duration::from_millis(u64::from(control.drain_ms) + 1_000);
     let all = control.stats.len();
     let stopped = timeout(deadline, async {
-        for _ in 0..all {
+        let mut ended = 0;
+        let mut was_empty = false;
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
+        while ended < all {
             tokio::select! {
-                Some((shard, result)) = control.ended.recv() => result.with_context(|| format!("shard {shard} failed while stopping"))?,
+                Some((shard, result)) = control.ended.recv() => {
+                    result.with_context(|| format!("shard {shard} failed while stopping"))?;
+                    ended += 1;
+                }
                 signal = stop.next() => {
                     log::warn!("{signal} again: stopping at once");
                     return Ok(ExitCode::from(EXIT_STOPPED_AT_ONCE));
+                }
+                // Twice, because a connection between two shards is on neither.
+                _ = look.tick() => {
+                    let empty = control.stats.iter().all(|stats| stats.shard.connections.get() == 0);
+                    if empty && was_empty {
+                        (control.tell)(Order::Stop);
+                    }
+                    was_empty = empty;
                 }
             }
         }

@@ -1,4 +1,7 @@
-//! Stopping: nobody new, GOAWAY to everybody, out when all are gone or time is up.
+//! Stopping: nobody new, GOAWAY to everybody, and an end when told, or when time is up.
+//!
+//! A shard without connections is still the home of groups and clients that others send to. So it goes on until the control
+//! thread, which sees all shards, says that nobody is left anywhere.
 #![forbid(unsafe_code)]
 
 use super::{Shard, connections::Phase};
@@ -9,8 +12,8 @@ use crate::{
     wire::{ErrorCode, Frame, body},
 };
 
-/// GOAWAY frames queued in one turn at most.
-const GOAWAYS_PER_TURN: u32 = 2048;
+/// Connections told in one step, unless there are so many that a pass would take longer than a quarter of the time there is.
+const STEP_CONNECTIONS_MIN: u64 = 2048;
 /// While a drain goes on, it is looked after this often.
 const STEP_MS: u64 = 10;
 
@@ -24,8 +27,10 @@ pub(super) struct Drain {
     /// The shard stops then, whoever is still here.
     stop_at: Tick,
     closing: bool,
-    /// Nobody was here and nothing waited when this turn's posts began.
-    idle: bool,
+    /// Connections told in one step.
+    step: u32,
+    /// The control thread has said so.
+    told_to_stop: bool,
     stopped: bool,
 }
 
@@ -36,14 +41,25 @@ impl Shard {
         }
         let within_ms = u64::from(within_ms);
         self.outputs.push_back(Output::StopAccepting);
+        let steps = (within_ms / 4 / STEP_MS).max(1);
+        let step = u64::from(self.connections.slots()).div_ceil(steps).max(STEP_CONNECTIONS_MIN);
         self.drain = Some(Drain {
             cursor: 0,
             close_at: self.now.plus_ms(within_ms / 2),
             stop_at: self.now.plus_ms(within_ms),
             closing: false,
-            idle: false,
+            step: u32::try_from(step).unwrap_or(u32::MAX),
+            told_to_stop: false,
             stopped: false,
         });
+    }
+
+    /// Nobody is left on any shard.
+    pub(super) fn stop(&mut self) {
+        self.start_drain(0);
+        if let Some(drain) = &mut self.drain {
+            drain.told_to_stop = true;
+        }
     }
 
     /// Takes the next step of a drain. Gives when to come back.
@@ -55,7 +71,7 @@ impl Shard {
         }
         let closing = drain.closing;
         let from = drain.cursor;
-        let to = (from + GOAWAYS_PER_TURN).min(self.connections.slots());
+        let to = from.saturating_add(drain.step).min(self.connections.slots());
         drain.cursor = to;
         for conn in (from..to).filter_map(|slot| self.connections.id_at(slot)).collect::<Vec<_>>() {
             if closing {
@@ -63,11 +79,6 @@ impl Shard {
             } else {
                 self.send_away(conn);
             }
-        }
-        // Looked at before this turn's posts leave: one that is refused must come back to a shard that still runs.
-        let idle = self.connections.count() == 0 && self.outbox.backlog() == 0 && self.outputs.is_empty();
-        if let Some(drain) = &mut self.drain {
-            drain.idle = idle;
         }
         Some(self.now.plus_ms(STEP_MS))
     }
@@ -96,7 +107,7 @@ impl Shard {
     /// Whether the shard is done; true once.
     pub(super) fn drained(&mut self) -> bool {
         let Some(drain) = &mut self.drain else { return false };
-        if drain.stopped || !(drain.idle || self.now >= drain.stop_at) {
+        if drain.stopped || !(drain.told_to_stop || self.now >= drain.stop_at) {
             return false;
         }
         drain.stopped = true;

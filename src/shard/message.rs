@@ -17,8 +17,10 @@ pub enum Message {
 /// What the control thread asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
-    /// Stop accepting, send everybody away, stop when all are gone, or this long from now.
+    /// Stop accepting, send everybody away; be done this long from now at the latest.
     Drain { within_ms: u32 },
+    /// Nobody is left on any shard: stop.
+    Stop,
 }
 
 /// A logged-in connection on its way home.

@@ -193,6 +193,7 @@ impl Shard {
             }
             Message::Arrival(arrival) => self.address_left(arrival.address),
             Message::Control(Control::Drain { within_ms }) => self.start_drain(within_ms),
+            Message::Control(Control::Stop) => self.stop(),
         }
     }
 

@@ -36,6 +36,8 @@ impl Link {
 #[derive(Debug)]
 pub struct Wheel {
     heads: Box<[u32]>,
+    /// One bit for each bucket: set if it is not empty.
+    occupied: [u64; BUCKETS as usize / 64],
     links: Vec<Link>,
     /// The first bucket number (not wrapped) that has not been expired in full.
     current: u64,
@@ -45,7 +47,13 @@ pub struct Wheel {
 impl Wheel {
     /// Starts at tick 0.
     pub fn new() -> Wheel {
-        Wheel { heads: vec![NONE; BUCKETS as usize].into_boxed_slice(), links: Vec::new(), current: 0, set: 0 }
+        Wheel {
+            heads: vec![NONE; BUCKETS as usize].into_boxed_slice(),
+            occupied: [0; BUCKETS as usize / 64],
+            links: Vec::new(),
+            current: 0,
+            set: 0,
+        }
     }
 
     /// Sets the slot's timer to fire at or soon after `at`, instead of whatever it was set to.
@@ -74,6 +82,7 @@ impl Wheel {
             self.links[head as usize].prev = slot;
         }
         self.heads[bucket as usize] = slot;
+        self.occupied[bucket as usize / 64] |= 1 << (bucket % 64);
         self.set += 1;
     }
 
@@ -81,7 +90,11 @@ impl Wheel {
     pub fn cancel(&mut self, slot: u32) {
         let Some(link) = self.links.get(slot as usize).copied().filter(|link| link.prev != UNSET) else { return };
         if link.prev == NONE {
-            self.heads[link.bucket()] = link.next;
+            let bucket = link.bucket();
+            self.heads[bucket] = link.next;
+            if link.next == NONE {
+                self.occupied[bucket / 64] &= !(1 << (bucket % 64));
+            }
         } else {
             self.links[link.prev as usize].next = link.next;
         }
@@ -126,9 +139,18 @@ impl Wheel {
         if self.set == 0 {
             return None;
         }
-        let ahead =
-            (0..u64::from(BUCKETS)).find(|ahead| self.heads[((self.current + ahead) % u64::from(BUCKETS)) as usize] != NONE)?;
-        Some(Tick((self.current + ahead) * BUCKET_MS * 1_000))
+        let start = (self.current % u64::from(BUCKETS)) as usize;
+        let words = self.occupied.len();
+        // The word of `start` is looked at twice: first what lies at and above `start`, at last what lies below.
+        let ahead = (0..=words).find_map(|step| {
+            let index = (start / 64 + step) % words;
+            let word = match step {
+                0 => self.occupied[index] & (u64::MAX << (start % 64)),
+                _ => self.occupied[index],
+            };
+            (word != 0).then(|| (index * 64 + word.trailing_zeros() as usize + BUCKETS as usize - start) % BUCKETS as usize)
+        })?;
+        Some(Tick((self.current + ahead as u64) * BUCKET_MS * 1_000))
     }
 }
 

@@ -57,6 +57,28 @@ on_both_reactors! {
         assert!(took < Duration::from_millis(4_000 + 1_000), "the deadline holds: {took:?}");
     }
 
+    fn who_is_still_here_can_finish_though_most_shards_are_empty(reactor) {
+        let window = ["--timeouts-drain-ms", "6000", "--shards", "8"];
+        let mut gateway = Gateway::start(reactor, &window);
+        let (mut alice, mut bob) = (gateway.login("alice", "1"), gateway.login("bob", "1"));
+        let groups: Vec<String> = (0..40).map(|group| format!("room{group}")).collect();
+        for group in &groups {
+            bob.join(group);
+        }
+        gateway.signal(Signal::SIGTERM);
+        assert!(matches!(alice.next(), Got::Goaway(_)) && matches!(bob.next(), Got::Goaway(_)));
+        // Time for a shard that believes itself done to stop.
+        std::thread::sleep(Duration::from_millis(300));
+        // The groups live on all shards, of which at most two have a connection.
+        for (id, group) in (1..).zip(&groups) {
+            assert_eq!(alice.send_counted(&format!("group/{group}"), id, b"last words"), (1, 0));
+            assert_eq!(bob.next_push(), ("alice".to_owned(), id, b"last words".to_vec()));
+        }
+        alice.join("a room that nobody was in");
+        drop((alice, bob));
+        assert_eq!(gateway.wait(PATIENCE).code(), Some(0), "{}", gateway.log());
+    }
+
     fn it_does_not_wait_for_nobody(reactor) {
         for signal in [Signal::SIGTERM, Signal::SIGINT] {
             let mut gateway = start(reactor, "60000");
