@@ -211,7 +211,7 @@ settings! {
     Timeouts as "timeouts." at |config| config.timeouts => {
         /// From connecting to a complete LOGIN, in milliseconds.
         login_ms: u32 = 5_000, DEADLINE;
-        /// How long one write of at most 64 KiB (or one larger frame) may take before the client counts as a slow consumer, in milliseconds.
+        /// How long 16 KiB may take to leave before the client counts as a slow consumer, in milliseconds.
         write_ms: u32 = 10_000, DEADLINE;
         /// TCP_USER_TIMEOUT: how long sent data may stay unacknowledged before the kernel drops the connection, in milliseconds. 0: the kernel's own rule.
         tcp_user_timeout_ms: u32 = 30_000, Bounds {

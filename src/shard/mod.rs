@@ -67,7 +67,7 @@ pub struct Limits {
 pub struct Timeouts {
     /// From accept to LOGIN.
     pub login_ms: u32,
-    /// One chunk into the kernel, while more waits.
+    /// One chunk of at most 16 KiB into the kernel.
     pub write_ms: u32,
     /// From our last byte to the peer's end.
     pub linger_ms: u32,
@@ -114,7 +114,7 @@ pub struct Shard {
     inbound_bytes: usize,
     /// Connections with something to send and nothing in flight.
     ready: Vec<ConnId>,
-    /// Connections whose chunk in flight keeps others waiting, with their write deadlines.
+    /// Connections with a chunk in flight, with their write deadlines.
     slow: VecDeque<(Tick, ConnId)>,
     /// For the reactor, besides sends and posts.
     outputs: VecDeque<Output<Message>>,

@@ -9,8 +9,8 @@ use crate::io::{Chunk, Tick};
 
 /// Frames from this size on are shared between their receivers instead of copied.
 pub const SHARE_BYTES_MIN: usize = 4 * 1024;
-/// A coalesced chunk grows to about this size, then another is begun.
-const CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// A chunk is not larger than this. It is what must reach the kernel within the write deadline: 1.6 kB/s by default.
+const CHUNK_BYTES_MAX: usize = 16 * 1024;
 /// A buffer that grew larger is given back to the allocator instead of the pool.
 const POOLED_BYTES_MAX: usize = 4 * 1024;
 /// So many idle buffers are kept.
@@ -34,11 +34,21 @@ impl<'a> Framed<'a> {
     }
 }
 
+/// A chunk that waits.
+#[derive(Debug)]
+struct Part {
+    chunk: Chunk,
+    /// Whether a frame ends with it; else the next part goes on with the same frame.
+    ends_frame: bool,
+}
+
 /// The queue of one connection that has something to send; idle connections have none.
 #[derive(Debug)]
 pub struct Outbound {
     /// In front of `tail`.
-    full: VecDeque<Chunk>,
+    full: VecDeque<Part>,
+    /// The chunk in flight, or the last one sent, ended inside a frame.
+    mid_frame: bool,
     tail: Vec<u8>,
     /// Queued and in flight.
     pub bytes: usize,
@@ -49,7 +59,7 @@ pub struct Outbound {
 impl Outbound {
     /// Empty, with a buffer of the pool.
     pub fn new(pool: &mut Pool) -> Outbound {
-        Outbound { full: VecDeque::new(), tail: pool.take(), bytes: 0, in_flight_since: None }
+        Outbound { full: VecDeque::new(), mid_frame: false, tail: pool.take(), bytes: 0, in_flight_since: None }
     }
 
     /// Appends a frame.
@@ -58,7 +68,11 @@ impl Outbound {
         if frame.len() >= SHARE_BYTES_MIN {
             self.rotate();
             let shared = frame.shared.get_or_insert_with(|| Bytes::copy_from_slice(frame.bytes));
-            self.full.push_back(Chunk::Shared(shared.clone()));
+            let parts = (0..shared.len()).step_by(CHUNK_BYTES_MAX).map(|from| {
+                let to = shared.len().min(from + CHUNK_BYTES_MAX);
+                Part { chunk: Chunk::Shared(shared.slice(from..to)), ends_frame: to == shared.len() }
+            });
+            self.full.extend(parts);
             return;
         }
         if self.tail.len() + frame.len() > CHUNK_BYTES_MAX {
@@ -69,7 +83,7 @@ impl Outbound {
 
     fn rotate(&mut self) {
         if !self.tail.is_empty() {
-            self.full.push_back(Chunk::Owned(std::mem::take(&mut self.tail)));
+            self.full.push_back(Part { chunk: Chunk::Owned(std::mem::take(&mut self.tail)), ends_frame: true });
         }
     }
 
@@ -78,13 +92,14 @@ impl Outbound {
         if self.in_flight_since.is_some() {
             return None;
         }
-        let chunk = match self.full.pop_front() {
-            Some(chunk) => chunk,
+        let part = match self.full.pop_front() {
+            Some(part) => part,
             None if self.tail.is_empty() => return None,
-            None => Chunk::Owned(std::mem::take(&mut self.tail)),
+            None => Part { chunk: Chunk::Owned(std::mem::take(&mut self.tail)), ends_frame: true },
         };
+        self.mid_frame = !part.ends_frame;
         self.in_flight_since = Some(now);
-        Some(chunk)
+        Some(part.chunk)
     }
 
     /// The chunk in flight reached the kernel.
@@ -100,9 +115,13 @@ impl Outbound {
         }
     }
 
-    /// Drops what is not in flight, and says how many bytes that were.
+    /// Drops what waits behind the frame in flight, and says how many bytes that were.
     pub fn drop_waiting(&mut self) -> usize {
-        let waiting = self.full.drain(..).map(|chunk| chunk.as_slice().len()).sum::<usize>() + self.tail.len();
+        let rest_of_frame = match self.full.iter().position(|part| part.ends_frame) {
+            Some(last) if self.mid_frame => last + 1,
+            Some(_) | None => 0,
+        };
+        let waiting = self.full.drain(rest_of_frame..).map(|part| part.chunk.as_slice().len()).sum::<usize>() + self.tail.len();
         self.tail.clear();
         self.bytes -= waiting;
         waiting
@@ -188,12 +207,33 @@ mod tests {
     #[test]
     fn a_chunk_stays_bounded() {
         let mut pool = Pool::default();
-        let mut outbound = Outbound::new(&mut pool);
-        for _ in 0..1_000 {
-            outbound.push(&mut Framed::new(&[0; 1_000]));
+        for frame in [vec![0; 1_000], vec![0; 1_000_000]] {
+            let mut outbound = Outbound::new(&mut pool);
+            for _ in 0..1_000_000 / frame.len() {
+                outbound.push(&mut Framed::new(&frame));
+            }
+            while let Some(chunk) = outbound.next(Tick(1)) {
+                assert!(chunk.as_slice().len() <= CHUNK_BYTES_MAX);
+                outbound.sent(chunk, &mut pool);
+            }
+            assert!(outbound.is_empty());
         }
-        let chunk = outbound.next(Tick(1)).expect("there is something");
-        assert!(chunk.as_slice().len() <= CHUNK_BYTES_MAX);
+    }
+
+    #[test]
+    fn what_waits_is_dropped_but_for_the_rest_of_the_frame_in_flight() {
+        let mut pool = Pool::default();
+        let mut outbound = Outbound::new(&mut pool);
+        let large = vec![1; 3 * CHUNK_BYTES_MAX];
+        for _ in 0..2 {
+            outbound.push(&mut Framed::new(&large));
+        }
+        let first = outbound.next(Tick(1)).expect("there is something");
+        assert_eq!(outbound.drop_waiting(), large.len());
+        outbound.push(&mut Framed::new(b"the last word"));
+        outbound.sent(first, &mut pool);
+        let (bytes, _) = drain(&mut outbound, &mut pool);
+        assert_eq!(bytes, [&large[CHUNK_BYTES_MAX..], b"the last word"].concat());
     }
 
     #[test]

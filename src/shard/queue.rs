@@ -3,8 +3,8 @@
 //! | full | a PUSH | an answer |
 //! |---|---|---|
 //! | the connection's budget | dropped, counted, told in SEND_OK | up to twice the budget; then SLOW_CONSUMER |
-//! | the shard's budget | dropped, counted, told in SEND_OK | as above |
-//! | a chunk in flight past the write deadline, others behind it | SLOW_CONSUMER | SLOW_CONSUMER |
+//! | the shard's budget | dropped, counted, told in SEND_OK | SLOW_CONSUMER for who holds more than an equal share |
+//! | a chunk in flight past the write deadline | SLOW_CONSUMER | SLOW_CONSUMER |
 #![forbid(unsafe_code)]
 
 use super::{
@@ -14,9 +14,14 @@ use super::{
 };
 use crate::{
     ids::ConnId,
-    io::Chunk,
+    io::{Chunk, Tick},
     wire::{ErrorCode, Frame, encode},
 };
+
+/// So many bytes of answers may wait for any connection, even if the shard's budget is used up.
+const ANSWERS_BYTES_MIN: usize = 4 * 1024;
+/// A queue of so few bytes is not watched for its write deadline while it is in flight whole.
+const UNWATCHED_BYTES_MAX: usize = 4 * 1024;
 
 impl Shard {
     /// Queues a PUSH on the connection in a slot. Returns false if a budget was used up and it was dropped.
@@ -50,6 +55,13 @@ impl Shard {
             self.end_slow(conn, "its answers reached twice the outbound budget, unread");
             return;
         }
+        // Who holds no more than its share did not fill the budget, and is answered all the same.
+        let budget = self.settings.limits.outbound_bytes_per_shard;
+        let share = (budget / self.outbounds.len().max(1)).max(ANSWERS_BYTES_MIN);
+        if self.outbound_bytes > budget && queued > share && connection.phase == Phase::Active {
+            self.end_slow(conn, "it holds more than its share of this core's outbound budget, which is used up");
+            return;
+        }
         self.append_frame(conn.slot, frame);
     }
 
@@ -75,12 +87,17 @@ impl Shard {
         match outbound.in_flight_since {
             None if was_empty => self.ready.push(conn),
             None => {}
-            // Once only, however often its queue runs empty meanwhile: else the list would grow with the traffic.
-            Some(since) if !connection.watched => {
-                connection.watched = true;
-                self.slow.push_back((since.plus_ms(u64::from(self.settings.timeouts.write_ms)), conn));
-            }
-            Some(_) => {}
+            Some(since) => self.watch(conn, since),
+        }
+    }
+
+    /// Has the write deadline of the chunk in flight looked after. Once only for each connection, however often its queue runs
+    /// empty meanwhile: else the list would grow with the traffic.
+    fn watch(&mut self, conn: ConnId, since: Tick) {
+        let connection = self.connections.at_mut(conn.slot);
+        if !connection.watched {
+            connection.watched = true;
+            self.slow.push_back((since.plus_ms(u64::from(self.settings.timeouts.write_ms)), conn));
         }
     }
 
@@ -91,7 +108,12 @@ impl Shard {
             if connection.outbound == NONE || connection.phase == Phase::Closing {
                 continue;
             }
-            if let Some(chunk) = self.outbounds[connection.outbound as usize].next(self.now) {
+            let outbound = &mut self.outbounds[connection.outbound as usize];
+            if let Some(chunk) = outbound.next(self.now) {
+                // A small chunk with nothing behind it holds little, and the check for silence sees it too.
+                if outbound.bytes > UNWATCHED_BYTES_MAX {
+                    self.watch(conn, self.now);
+                }
                 return Some((conn, chunk));
             }
         }

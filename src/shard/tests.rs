@@ -80,6 +80,8 @@ struct Bench {
     deaf: HashSet<ConnId>,
     held: HashMap<ConnId, Chunk>,
     seen: HashMap<ConnId, Vec<Seen>>,
+    /// The beginning of a frame.
+    partial: HashMap<ConnId, Vec<u8>>,
     /// What was posted, and is not refused.
     posted: Vec<Batch>,
     /// The rings are full.
@@ -101,6 +103,7 @@ impl Bench {
             deaf: HashSet::new(),
             held: HashMap::new(),
             seen: HashMap::new(),
+            partial: HashMap::new(),
             posted: Vec::new(),
             refuse_posts: false,
             stopped: 0,
@@ -200,11 +203,11 @@ impl Bench {
 
     fn deliver(&mut self, conn: ConnId, chunk: Chunk) {
         let seen = self.seen.entry(conn).or_default();
-        let mut bytes = chunk.as_slice();
-        while !bytes.is_empty() {
-            let Ok(Decoded::Frame { frame, frame_bytes }) = decode(bytes, u32::MAX) else { panic!("a chunk holds whole frames") };
+        let bytes = self.partial.entry(conn).or_default();
+        bytes.extend_from_slice(chunk.as_slice());
+        while let Ok(Decoded::Frame { frame, frame_bytes }) = decode(bytes, u32::MAX) {
             seen.push(as_seen(&frame));
-            bytes = &bytes[frame_bytes..];
+            bytes.drain(..frame_bytes);
         }
         self.shard.handle(self.now, Input::Sent { conn, chunk });
     }
@@ -217,6 +220,14 @@ impl Bench {
     /// It reads again.
     fn undeafen(&mut self, conn: ConnId) {
         self.deaf.remove(&conn);
+        if let Some(chunk) = self.held.remove(&conn) {
+            self.deliver(conn, chunk);
+        }
+        self.turn();
+    }
+
+    /// It reads one chunk and no more.
+    fn undeafen_once(&mut self, conn: ConnId) {
         if let Some(chunk) = self.held.remove(&conn) {
             self.deliver(conn, chunk);
         }

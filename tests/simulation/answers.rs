@@ -111,6 +111,10 @@ impl Peer {
 
     fn end(&mut self, now: u64, code: u32, kicked: bool) {
         let code = ErrorCode::from_number(code).unwrap_or_else(|| panic!("peer {} was closed with code {code}", self.id));
+        // What waited for it was dropped. Whether that was right is judged by its ending.
+        if code == ErrorCode::SlowConsumer {
+            self.risk_at = 0;
+        }
         self.ending = Some(Ending { code, kicked, at: now });
     }
 }

@@ -161,7 +161,8 @@ fn check_ending(world: &World, peer: &Peer, ending: Ending) {
             let heard_at = peer.last_write_at.max(peer.login_ok_at.unwrap_or(at));
             !kicked && peer.habit == Habit::Silent && silent_us >= least_us && at - heard_at <= most_us
         }
-        ErrorCode::SlowConsumer => !kicked && peer.ever_paused,
+        // Or its share of a budget that others have used up.
+        ErrorCode::SlowConsumer => !kicked && (peer.ever_paused || world.plan.has_small_budget()),
         ErrorCode::RateExceeded => !kicked && world.plan.has_rate_limit(),
         ErrorCode::TooManyFromAddress => {
             let address = world.links[me].address;

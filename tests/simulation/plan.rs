@@ -130,6 +130,11 @@ impl Plan {
         }
     }
 
+    /// Whether a shard's outbound budget may be used up, which can end whoever holds more than its share then.
+    pub fn has_small_budget(&self) -> bool {
+        self.limits.outbound_bytes_per_shard < 1 << 20
+    }
+
     pub fn has_rate_limit(&self) -> bool {
         self.rates.0.per_second > 0
     }

@@ -216,7 +216,9 @@ impl World {
         }
         if link.down_ended && link.down.is_empty() {
             peer.ended_at = Some(self.now);
-            peer.read_all = !link.aborted;
+            // What waited for a slow consumer was dropped.
+            let slow = peer.ending.is_some_and(|ending| ending.code == weir::wire::ErrorCode::SlowConsumer);
+            peer.read_all = !link.aborted && !slow;
             link.up_ended |= !peer.clings;
             if !link.aborted {
                 assert!(!peer.has_part_of_a_frame(), "peer {id}: the stream ended inside a frame");

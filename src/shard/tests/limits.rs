@@ -214,3 +214,26 @@ fn message_id(batch: &Batch, item: &message::Item) -> u64 {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn many_who_ask_and_never_read_do_not_exceed_the_shards_budget() {
+    let budget = 100_000;
+    let mut bench = Bench::new(|settings| {
+        settings.limits.outbound_bytes_per_connection = 50_000;
+        settings.limits.outbound_bytes_per_shard = budget;
+    });
+    let askers: Vec<ConnId> = (0..50).map(|client| bench.login(&format!("c{client}"))).collect();
+    for &conn in &askers {
+        bench.deafen(conn);
+    }
+    for _ in 0..1_000 {
+        for &conn in &askers {
+            bench.ping(conn);
+        }
+    }
+    // 4 KiB each beyond it; unlimited, it would be 20 kB each.
+    assert!(bench.shard.outbound_bytes < budget + 50 * 4_096 + 50 * 400, "{}", bench.shard.outbound_bytes);
+    assert!(bench.closed_with(ErrorCode::SlowConsumer) > 0);
+    let honest = bench.login("honest");
+    assert_eq!(bench.ping(honest), [PONG], "who reads is served all the same");
+}

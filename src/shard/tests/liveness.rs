@@ -183,3 +183,36 @@ fn who_outstays_a_drain_is_told_and_the_shard_stops_in_time() {
     bench.advance(20);
     assert_eq!(bench.stopped, 1);
 }
+
+#[test]
+fn the_write_deadline_holds_for_what_was_queued_in_one_turn() {
+    let mut bench = Bench::new(|_| {});
+    let (alice, bob) = (bench.login("alice"), bench.login("bob"));
+    bench.deafen(bob);
+    // One frame of several chunks, and nothing is appended any more once the first of them is in flight.
+    bench.send(alice, "user/bob", 1, &[0; 50_000]);
+    bench.advance(9_900);
+    assert_eq!(bench.closed_with(ErrorCode::SlowConsumer), 0);
+    bench.advance(300);
+    assert_eq!(bench.closed_with(ErrorCode::SlowConsumer), 1);
+}
+
+#[test]
+fn a_slow_reader_that_gets_on_is_not_closed() {
+    let mut bench = Bench::new(|_| {});
+    let (alice, bob) = (bench.login("alice"), bench.login("bob"));
+    for id in 0..3 {
+        bench.send(alice, "user/bob", id, &[0; 60_000]);
+        bench.take(bob);
+    }
+    bench.deafen(bob);
+    bench.send(alice, "user/bob", 3, &[0; 60_000]);
+    // Far slower than one frame in ten seconds, but a chunk every eight.
+    for _ in 0..4 {
+        bench.advance(8_000);
+        bench.undeafen_once(bob);
+    }
+    bench.undeafen(bob);
+    assert!(bench.take(bob).contains(&Seen::Push(3)));
+    assert_eq!(bench.closed_with(ErrorCode::SlowConsumer), 0);
+}
