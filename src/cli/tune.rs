@@ -87,28 +87,32 @@ struct Report {
     changed: usize,
     planned: usize,
     refused: usize,
+    /// What an undo did not restore.
+    left: usize,
 }
 
 impl Report {
     fn add(&mut self, line: &Line) -> std::io::Result<()> {
         match line.outcome {
-            Outcome::Applied { .. } => self.changed += 1,
+            Outcome::Applied { .. } | Outcome::Rounded { .. } => self.changed += 1,
             Outcome::Planned { .. } => self.planned += 1,
             Outcome::Refused { .. } => self.refused += 1,
-            Outcome::AlreadyRight { .. } | Outcome::Absent | Outcome::Unfit { .. } | Outcome::ChangedSince { .. } => {}
+            Outcome::Absent | Outcome::ChangedSince { .. } => self.left += 1,
+            Outcome::AlreadyRight { .. } | Outcome::Unfit { .. } => {}
         }
         print(&format!("{line}\n"))
     }
 
     fn summary(&self, args: &TuneArgs, tuner: &Tuner) -> String {
-        let Report { changed, planned, refused } = self;
+        let Report { changed, planned, refused, left } = self;
         if args.dry_run {
             return format!("{planned} would be changed, {refused} cannot be; nothing was touched\n");
         }
         let mut text = format!("{changed} changed, {refused} refused\n");
         let path = tuner.journal().path().display();
-        if args.undo && *refused > 0 {
-            text += &format!("what could not be restored stays listed in {path}\n");
+        if args.undo && refused + left > 0 {
+            text +=
+                &format!("what was not restored stays listed in {path}; to leave those settings as they are, remove that file\n");
         }
         if !args.undo && *changed > 0 {
             text += &format!(

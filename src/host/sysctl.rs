@@ -89,12 +89,19 @@ pub(super) fn text(numbers: &[u64]) -> String {
 #[derive(Clone, Debug)]
 pub struct Kernel {
     proc: PathBuf,
+    /// What a kernel makes of a value that is written: some round, some have bounds of their own.
+    #[cfg(test)]
+    pub(super) makes_of: Option<fn(&str) -> String>,
 }
 
 impl Kernel {
     /// The settings under `proc`: "/proc", or a directory like it.
     pub fn at(proc: &Path) -> Kernel {
-        Kernel { proc: proc.to_owned() }
+        Kernel {
+            proc: proc.to_owned(),
+            #[cfg(test)]
+            makes_of: None,
+        }
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -119,6 +126,8 @@ impl Kernel {
     /// The kernel, or whoever stands before it, refuses.
     pub fn write(&self, key: &str, value: &str) -> io::Result<()> {
         use std::io::Write as _;
+        #[cfg(test)]
+        let value = &self.makes_of.map_or_else(|| value.to_owned(), |makes_of| makes_of(value));
         // Not created: a setting exists or it does not. One write is one change.
         std::fs::OpenOptions::new().write(true).truncate(true).open(self.path(key))?.write_all(format!("{value}\n").as_bytes())
     }

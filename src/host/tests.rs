@@ -230,6 +230,11 @@ fn another_ones_change_is_not_undone() {
     assert!(matches!(line.outcome, Outcome::ChangedSince { .. }), "{line}");
     assert!(line.to_string().contains("sysctl -w net.core.somaxconn='4096'"));
     assert_eq!(host.get(MAX), "65535");
+    // What was there before is still known, also when the setting is out of sight for a while.
+    fs::remove_file(host.path(MAX)).unwrap();
+    assert_eq!(host.tuner().undo(false)[0].outcome, Outcome::Absent);
+    host.set(MAX, "16384");
+    assert_eq!(host.tuner().undo(false)[0].outcome, applied("16384", "4096"));
 }
 
 #[test]
@@ -242,6 +247,63 @@ fn what_cannot_be_restored_stays_in_the_journal() {
     journal.note(MAX, "4096", &value).unwrap();
     assert!(matches!(host.tuner().undo(false)[0].outcome, Outcome::Refused { .. }));
     assert_eq!(host.tuner().journal().entries()[0].before, "4096");
+}
+
+/// A kernel that keeps multiples of 1000 only, as some keep whole pages.
+fn thousands(value: &str) -> String {
+    let round = |number: &str| (number.parse::<u64>().unwrap() / 1_000 * 1_000).to_string();
+    value.split_whitespace().map(round).collect::<Vec<_>>().join(" ")
+}
+
+fn rounding_tuner(host: &Host) -> Tuner {
+    let mut kernel = Kernel::at(host.folder.path());
+    kernel.makes_of = Some(thousands);
+    Tuner::new(kernel, Journal::open(&host.journal()).unwrap())
+}
+
+#[test]
+fn what_the_kernel_rounds_is_restored_all_the_same() {
+    let host = Host::new(&[(MAX, "4000")]);
+    let line = rounding_tuner(&host).apply(&wanted(MAX, &[16_384]), false);
+    let rounded = Outcome::Rounded { from: "4000".into(), to: "16000".into(), asked: "16384".into() };
+    assert_eq!(line.outcome, rounded);
+    assert!(line.to_string().contains("4000 -> 16000: 16384 was asked for"), "{line}");
+    // A second run comes no nearer, and does not make undo forget whose value it is.
+    let right = Outcome::AlreadyRight { value: "16000".into() };
+    assert_eq!(rounding_tuner(&host).apply(&wanted(MAX, &[16_384]), false).outcome, right);
+    assert_eq!(rounding_tuner(&host).undo(false)[0].outcome, applied("16000", "4000"));
+    assert_eq!(host.get(MAX), "4000");
+    assert!(!host.journal().exists());
+}
+
+#[test]
+fn a_value_that_the_kernel_does_not_take_back_stays_in_the_journal() {
+    let host = Host::new(&[(MAX, "4096")]);
+    assert!(matches!(rounding_tuner(&host).apply(&wanted(MAX, &[16_384]), false).outcome, Outcome::Rounded { .. }));
+    for _ in 0..2 {
+        let line = &rounding_tuner(&host).undo(false)[0];
+        assert!(matches!(&line.outcome, Outcome::Refused { why, .. } if why.contains("has \"4000\" now")), "{line}");
+    }
+    assert_eq!(host.tuner().undo(false)[0].outcome, applied("4000", "4096"));
+    assert!(!host.journal().exists());
+}
+
+#[test]
+fn a_write_without_effect_is_refused_and_not_listed() {
+    let host = Host::new(&[(MAX, "4000")]);
+    let line = rounding_tuner(&host).apply(&wanted(MAX, &[4_999]), false);
+    assert!(matches!(&line.outcome, Outcome::Refused { why, .. } if why.contains("changed nothing")), "{line}");
+    assert!(!host.journal().exists());
+}
+
+#[test]
+fn a_refused_second_run_does_not_make_undo_forget_the_first() {
+    let host = Host::new(&[(MAX, "4096")]);
+    let value = host.refuse(MAX);
+    let mut journal = Journal::open(&host.journal()).unwrap();
+    journal.note(MAX, "4096", &value).unwrap();
+    assert!(matches!(host.tuner().apply(&wanted(MAX, &[1 << 20]), false).outcome, Outcome::Refused { .. }));
+    assert_eq!(host.tuner().journal().entries()[0].after, value);
 }
 
 #[test]

@@ -14,6 +14,8 @@ pub enum Outcome {
     Planned { from: String, to: String },
     /// Changed, and read back.
     Applied { from: String, to: String },
+    /// Changed, to another value than was asked for: the kernel rounds, or has a bound of its own.
+    Rounded { from: String, to: String, asked: String },
     /// As it should be, or better.
     AlreadyRight { value: String },
     /// This kernel does not have it.
@@ -39,6 +41,9 @@ impl fmt::Display for Line {
         match &self.outcome {
             Outcome::Planned { from, to } => write!(f, "would change   {key}: {from} -> {to}"),
             Outcome::Applied { from, to } => write!(f, "applied        {key}: {from} -> {to}"),
+            Outcome::Rounded { from, to, asked } => {
+                write!(f, "applied        {key}: {from} -> {to}: {asked} was asked for, the kernel rounds or bounds it")
+            }
             Outcome::AlreadyRight { value } => write!(f, "already right  {key}: {value}"),
             Outcome::Absent => write!(f, "absent         {key}: not on this kernel, or not in this container"),
             Outcome::Unfit { value, why } => write!(f, "left alone     {key}: {value}: {why}"),
@@ -98,25 +103,53 @@ impl Tuner {
         if dry_run {
             return Outcome::Planned { from: current, to: target };
         }
-        let known = self.journal.entries().iter().any(|entry| entry.key == wanted.key);
+        let known = self.journal.entries().iter().find(|entry| entry.key == wanted.key).cloned();
         if let Err(cause) = self.journal.note(&wanted.key, &current, &target) {
             let path = self.journal.path().display();
             let why = format!("what was there could not be kept in {path} ({cause}), so nothing was changed");
             return Outcome::Refused { from: current, to: target, why };
         }
-        match self.set(&wanted.key, &target) {
-            Ok(()) => Outcome::Applied { from: current, to: target },
-            Err(mut why) => {
-                // Nothing was changed, and there is nothing to restore but what an earlier run noted.
-                let unchanged = self.kernel.read(&wanted.key).is_ok_and(|now| now.as_ref() == Some(&current));
-                if unchanged
-                    && !known
-                    && let Err(cause) = self.journal.forget(&wanted.key)
-                {
-                    why = format!("{why} (and {} still lists it: {cause})", self.journal.path().display());
+        let written = self.set(&wanted.key, &target);
+        // What the kernel has now is what --undo must find to know it for ours.
+        match (written, self.kernel.read(&wanted.key)) {
+            (Ok(()), Ok(Some(now))) if now == target => Outcome::Applied { from: current, to: target },
+            (written, Ok(Some(now))) if now == current => {
+                self.amend(&wanted.key, known.as_ref());
+                match written {
+                    // As near as this kernel comes, from an earlier run.
+                    Ok(()) if known.is_some_and(|entry| entry.after == current) => Outcome::AlreadyRight { value: current },
+                    Ok(()) => {
+                        let why = "the kernel took the write and changed nothing".to_owned();
+                        Outcome::Refused { from: current, to: target, why }
+                    }
+                    Err(why) => Outcome::Refused { from: current, to: target, why },
                 }
+            }
+            (Ok(()), Ok(Some(now))) => {
+                self.amend(&wanted.key, Some(&Entry { key: wanted.key.clone(), before: current.clone(), after: now.clone() }));
+                Outcome::Rounded { from: current, to: now, asked: target }
+            }
+            // It may have been changed: the journal goes on listing it.
+            (Err(why), _) => Outcome::Refused { from: current, to: target, why },
+            (Ok(()), Ok(None)) => {
+                Outcome::Refused { from: current, to: target, why: "it was written, and is not there any more".to_owned() }
+            }
+            (Ok(()), Err(cause)) => {
+                let why = format!("it was written, and cannot be read back: {cause}");
                 Outcome::Refused { from: current, to: target, why }
             }
+        }
+    }
+
+    /// Corrects what was noted before a write that did not do what was asked; `None`: nothing was changed, and nothing was noted
+    /// before either.
+    fn amend(&mut self, key: &str, entry: Option<&Entry>) {
+        let result = match entry {
+            Some(Entry { before, after, .. }) => self.journal.note(key, before, after),
+            None => self.journal.forget(key),
+        };
+        if let Err(cause) = result {
+            log::warn!("what {} says of {key} is out of date: {cause}", self.journal.path().display());
         }
     }
 
@@ -131,22 +164,32 @@ impl Tuner {
         let refused = |from: String, why: String| Outcome::Refused { from, to: before.clone(), why };
         let current = match self.kernel.read(key) {
             Ok(Some(current)) => current,
-            Ok(None) => return self.forgotten(key, Outcome::Absent, dry_run),
+            Ok(None) => return Outcome::Absent,
             Err(cause) => return refused("?".into(), explain(&cause)),
         };
         if current == *before {
             return self.forgotten(key, Outcome::AlreadyRight { value: current }, dry_run);
         }
         if current != *after {
-            let outcome = Outcome::ChangedSince { value: current, ours: after.clone(), before: before.clone() };
-            return self.forgotten(key, outcome, dry_run);
+            return Outcome::ChangedSince { value: current, ours: after.clone(), before: before.clone() };
         }
         if dry_run {
             return Outcome::Planned { from: current, to: before.clone() };
         }
-        match self.set(key, before) {
-            Ok(()) => self.forgotten(key, Outcome::Applied { from: current, to: before.clone() }, dry_run),
-            Err(why) => refused(current, why),
+        if let Err(why) = self.set(key, before) {
+            return refused(current, why);
+        }
+        match self.kernel.read(key) {
+            Ok(Some(now)) if now == *before => {
+                self.forgotten(key, Outcome::Applied { from: current, to: before.clone() }, dry_run)
+            }
+            Ok(Some(now)) => {
+                // The next --undo must know this value for ours, too.
+                self.amend(key, Some(&Entry { after: now.clone(), ..entry.clone() }));
+                refused(current, format!("the kernel took the write and has {} now", quoted(&now)))
+            }
+            Ok(None) => refused(current, "it was written, and is not there any more".to_owned()),
+            Err(cause) => refused(current, format!("it was written, and cannot be read back: {cause}")),
         }
     }
 
@@ -165,14 +208,9 @@ impl Tuner {
         }
     }
 
-    /// Writes a value and reads it back.
+    /// Writes a value. Whoever calls this reads it back.
     fn set(&self, key: &str, value: &str) -> Result<(), String> {
-        self.kernel.write(key, value).map_err(|cause| explain(&cause))?;
-        match self.kernel.read(key) {
-            Ok(Some(now)) if now == value => Ok(()),
-            Ok(now) => Err(format!("the kernel took the write and has {} now", quoted(&now.unwrap_or_default()))),
-            Err(cause) => Err(format!("it was written, and cannot be read back: {cause}")),
-        }
+        self.kernel.write(key, value).map_err(|cause| explain(&cause))
     }
 }
 
