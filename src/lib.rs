@@ -1,7 +1,7 @@
 //! Weir: an instant-messaging and push gateway for Linux.
 //!
 //! Imports go one way: `ids`, `limits` ← `io`, `wire` ← `session` ← `shard` ← `boot`, and `io`, `mesh` ← `reactor` ← `boot`.
-//! `tests/tidy.rs` holds every module to it.
+//! `tests/tidy/main.rs` holds every module to it.
 #![deny(unsafe_code)]
 
 pub mod boot;

@@ -261,6 +261,63 @@ fn a_gateway_with_a_key_wants_a_token_that_fits() {
     assert_eq!(next(&listening.lines()), "group/room/7 <- bob: hi");
 }
 
+/// Waits for the end of a process, which must come in time. Returns how it ended: "exit status: 0", "signal: 6 (SIGABRT)".
+fn ended(running: &mut Running) -> String {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(status) = running.0.try_wait().unwrap() {
+            return status.to_string();
+        }
+        assert!(Instant::now() < deadline, "it does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_gateway_outlives_who_reads_its_output() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = probe.local_addr().unwrap().to_string();
+    drop(probe);
+    let mut command = weir(&["serve", "--dev", "--shards", "1", "--listen", &address]);
+    // Both closed: the log has nobody to read it either.
+    command.stdin(Stdio::null()).stdout(writer.try_clone().unwrap()).stderr(writer);
+    let mut gateway = Running(command.spawn().unwrap());
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let (code, _, err) = run(&mut weir(&["send", "--to", "nobody", "--addr", &address, "hi"]));
+        if code == 3 {
+            break;
+        }
+        assert!(gateway.0.try_wait().unwrap().is_none(), "the gateway has ended");
+        assert!(Instant::now() < deadline, "{err}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(gateway.0.id() as i32), nix::sys::signal::SIGTERM).unwrap();
+    assert_eq!(ended(&mut gateway), "exit status: 0");
+}
+
+#[test]
+fn commands_end_quietly_when_nobody_reads() {
+    let (_gateway, address) = gateway(&["--dev"]);
+    let mut listening = Running::spawn(&mut weir(&["listen", "--as", "alice", "--addr", &address]));
+    listening.await_error_line("listening as alice");
+    // As `head -1` does when it has its line.
+    drop(listening.0.stdout.take());
+    let sent = run(&mut weir(&["send", "--to", "alice", "--addr", &address, "hi"]));
+    assert_eq!(sent.0, 0, "{}", sent.2);
+    assert_eq!(ended(&mut listening), "exit status: 0");
+    for args in [&["config", "--dev"][..], &["tune", "--dry-run"], &["send", "--to", "nobody", "--addr", &address, "hi"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = weir(args);
+        command.stdin(Stdio::null()).stdout(writer.try_clone().unwrap()).stderr(writer);
+        let expected = if args[0] == "send" { "exit status: 3" } else { "exit status: 0" };
+        assert_eq!(ended(&mut Running(command.spawn().unwrap())), expected, "{args:?}");
+    }
+}
+
 #[test]
 fn nobody_listening_is_explained() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();

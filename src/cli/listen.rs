@@ -11,7 +11,7 @@ use weir::client::{Client, ClientError, Event, Push, code_text};
 use weir::wire::{Retry, body};
 
 use super::connection::{ConnectionArgs, advice, random_between};
-use super::text::{print, printable};
+use super::text::{note, print, printable};
 
 /// The first pause before connecting again; each failure doubles it.
 const RETRY_MIN: Duration = Duration::from_millis(250);
@@ -67,7 +67,12 @@ pub(super) fn run(args: &ListenArgs) -> anyhow::Result<ExitCode> {
                     let index = random_between(Duration::ZERO, Duration::from_secs(goaway.alternatives.len() as u64)).as_secs();
                     address.clone_from(&goaway.alternatives[(index as usize).min(goaway.alternatives.len() - 1)]);
                 }
-                eprintln!("weir: {}: {}; on to {address} in {} ms", code_text(goaway.code), goaway.message, wait.as_millis());
+                note(format_args!(
+                    "weir: {}: {}; on to {address} in {} ms",
+                    code_text(goaway.code),
+                    goaway.message,
+                    wait.as_millis()
+                ));
                 wait
             }
             End::Error(error) if !welcomed || error.retry() != Retry::Later => {
@@ -78,7 +83,7 @@ pub(super) fn run(args: &ListenArgs) -> anyhow::Result<ExitCode> {
                 address.clone_from(&args.connection.addr);
                 let wait = random_between(pause / 2, pause);
                 pause = (pause * 2).min(RETRY_MAX);
-                eprintln!("weir: {error}; connecting to {address} again in {} ms", wait.as_millis());
+                note(format_args!("weir: {error}; connecting to {address} again in {} ms", wait.as_millis()));
                 wait
             }
         };
@@ -94,7 +99,7 @@ fn session(args: &ListenArgs, address: &str, on_welcome: impl FnOnce(&body::Logi
     }
     on_welcome(&welcome);
     let groups = if args.group.is_empty() { String::new() } else { format!(" and the groups {}", args.group.join(", ")) };
-    eprintln!("listening as {}{groups} on {address}; Ctrl-C ends it", welcome.client_id);
+    note(format_args!("listening as {}{groups} on {address}; Ctrl-C ends it", welcome.client_id));
     follow(args, &mut connection, &welcome)
 }
 
@@ -112,7 +117,7 @@ fn follow(args: &ListenArgs, connection: &mut Client, welcome: &body::LoginOk) -
         match connection.next_event(due.saturating_sub(pinged.elapsed()))? {
             Some(Event::Push(push)) => print(&line(args, &push)).map_err(End::Output)?,
             Some(Event::Goaway(goaway)) => return Err(End::Goaway(goaway)),
-            Some(Event::Error(error)) => eprintln!("weir: {}: {}", code_text(error.code), error.message),
+            Some(Event::Error(error)) => note(format_args!("weir: {}: {}", code_text(error.code), error.message)),
             // The close that follows KICKED tells the reason again.
             Some(Event::Kicked(_)) | None => {}
             Some(Event::LoginOk(_) | Event::Pong(_) | Event::SendOk(_) | Event::JoinOk(_) | Event::LeaveOk(_)) => {}

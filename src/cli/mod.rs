@@ -64,7 +64,7 @@ pub(crate) fn run() -> ExitCode {
         if closed {
             return ExitCode::SUCCESS;
         }
-        eprintln!("weir: {error:#}");
+        text::note(format_args!("weir: {error:#}"));
         ExitCode::from(FAILED)
     })
 }

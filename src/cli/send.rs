@@ -9,6 +9,7 @@ use clap::{ArgGroup, Args};
 use weir::client::{Client, ClientError};
 
 use super::connection::{ConnectionArgs, advice};
+use super::text::note;
 use super::{FAILED, REACHED_NOBODY};
 
 /// Arguments of `weir send`. Ends with 0 when at least one device was reached by every message, with 3 when one reached nobody.
@@ -48,7 +49,7 @@ pub(super) fn run(args: &SendArgs) -> anyhow::Result<ExitCode> {
         return Ok(code);
     }
     if std::io::stdin().is_terminal() {
-        eprintln!("each line is a message; Ctrl-D ends it");
+        note(format_args!("each line is a message; Ctrl-D ends it"));
     }
     for line in std::io::stdin().lock().lines() {
         let line = line.context("standard input cannot be read")?;
@@ -58,7 +59,7 @@ pub(super) fn run(args: &SendArgs) -> anyhow::Result<ExitCode> {
             // One message that is refused does not end the others.
             Err(ClientError::Refused(refusal)) if !refusal.closing => {
                 let error = ClientError::Refused(refusal);
-                eprintln!("weir: {error}{}", advice(&error));
+                note(format_args!("weir: {error}{}", advice(&error)));
                 code = ExitCode::from(FAILED);
             }
             Err(error) => return Err(explained(error)),
@@ -77,9 +78,9 @@ fn send(connection: &mut Client, channel: &str, payload: &[u8], receiver: &str) 
     };
     if receipt.reached == 0 {
         let why = if receipt.dropped == 0 { "nobody is online there" } else { "nobody could take it" };
-        eprintln!("weir: {receiver}: reached no device: {why}{dropped}. `weir listen` shows what arrives");
+        note(format_args!("weir: {receiver}: reached no device: {why}{dropped}. `weir listen` shows what arrives"));
         return Ok(false);
     }
-    eprintln!("{receiver}: reached {}{dropped}", devices(receipt.reached));
+    note(format_args!("{receiver}: reached {}{dropped}", devices(receipt.reached)));
     Ok(true)
 }

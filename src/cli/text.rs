@@ -1,6 +1,7 @@
 //! Text in and out: durations, and output that survives a closed pipe and hostile payloads.
 #![forbid(unsafe_code)]
 
+use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
@@ -9,6 +10,11 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
+}
+
+/// Writes a line to standard error. Nobody may be reading: `eprintln!` would panic.
+pub(super) fn note(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// The text with control characters escaped: a message must not be able to drive the terminal of whoever reads it.
