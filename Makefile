@@ -4,6 +4,7 @@ SHELL := bash
 CARGO ?= cargo
 # Seconds that each fuzz target runs.
 FUZZ_SECONDS ?= 10
+WEIR := $(or $(CARGO_TARGET_DIR),target)/release/weir
 
 .DEFAULT_GOAL := help
 
@@ -41,12 +42,23 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS (10)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run
 
 .PHONY: tune
-tune: ## kernel limits: show and apply what a million connections need (as root), keeping what was there
-	$(CARGO) run --quiet --release --bin weir -- tune
+tune: $(WEIR) ## kernel limits: show what a million connections need; as root apply it, keeping what was there
+	@$(call as_root,tune)
 
 .PHONY: untune
-untune: ## restore what `make tune` found
-	$(CARGO) run --quiet --release --bin weir -- tune --undo
+untune: $(WEIR) ## restore what `make tune` found (as root)
+	@$(call as_root,tune --undo)
+
+# Root runs what was built, and builds nothing: cargo may not be there for root, and would leave files that only root may change.
+$(WEIR):
+	@if [ "$$(id -u)" = 0 ]; then echo "there is no $(WEIR) yet: run \`make build\` first, as the user who builds" >&2; exit 1; fi
+	$(MAKE) build
+
+# Anybody else sees what would be done, and what to type.
+define as_root
+if [ "$$(id -u)" = 0 ]; then exec "$(abspath $(WEIR))" $(1); fi; \
+	"$(abspath $(WEIR))" $(1) --dry-run; echo "Only root may change it. Type: sudo $(abspath $(WEIR)) $(1)"
+endef
 
 .PHONY: clean
 clean: ## remove what was built
