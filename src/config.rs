@@ -13,6 +13,7 @@ mod show;
 mod tests;
 mod value;
 
+pub use checks::check;
 pub use keys::verifier;
 pub use layers::{Environment, Flags, Loaded, Source, load};
 pub use schema::{Auth, Config, Goaway, Heartbeat, Limits, SETTINGS, Setting, Timeouts};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, error::ErrorKind, value_parser};
-use weir::config::{Environment, Flags, Loaded, SETTINGS, load, show, verifier};
+use weir::config::{Environment, Flags, Loaded, SETTINGS, check, load, show, verifier};
 
 use super::text::print;
 
@@ -14,7 +14,7 @@ use super::text::print;
 pub(crate) struct ConfigFlags(Flags);
 
 impl ConfigFlags {
-    /// The effective configuration.
+    /// The effective configuration. Whether a gateway can serve with it is another question: `check` answers it.
     pub(crate) fn load(&self) -> anyhow::Result<Loaded> {
         Ok(load(&self.0, &environment()?)?)
     }
@@ -72,7 +72,7 @@ impl FromArgMatches for ConfigFlags {
 /// Arguments of `weir config`.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
-    /// Only check it, with the key files that it names; print nothing if all is well
+    /// Only check that a gateway could serve with it and the key files that it names; print nothing if it could
     #[arg(long)]
     check: bool,
     #[command(flatten)]
@@ -81,10 +81,16 @@ pub(crate) struct ConfigArgs {
 
 pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     let loaded = args.flags.load()?;
+    let checked = check(&loaded).and_then(|()| verifier(&loaded.config.auth).map(drop));
     if args.check {
-        verifier(&loaded.config.auth)?;
-    } else {
-        print(&show(&loaded))?;
+        checked?;
+        return Ok(ExitCode::SUCCESS);
     }
+    // Who asks what there is, perhaps because something was wrong, is to see it all the same.
+    let remark = checked.err().map(|why| {
+        let lines: String = why.to_string().lines().map(|line| format!("# {line}\n")).collect();
+        format!("# `weir serve` would not start with this:\n{lines}\n")
+    });
+    print(&(remark.unwrap_or_default() + &show(&loaded)))?;
     Ok(ExitCode::SUCCESS)
 }

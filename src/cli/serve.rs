@@ -3,8 +3,12 @@
 
 use std::process::ExitCode;
 
+use weir::config::check;
+
 use super::config::ConfigFlags;
 
 pub(super) fn run(flags: &ConfigFlags) -> anyhow::Result<ExitCode> {
-    weir::boot::serve(flags.load()?.config)
+    let loaded = flags.load()?;
+    check(&loaded)?;
+    weir::boot::serve(loaded.config)
 }

@@ -1,4 +1,4 @@
-//! What settings demand of each other.
+//! What a gateway demands of its settings beyond what each allows: what they demand of each other, and a key.
 #![forbid(unsafe_code)]
 
 use super::ConfigError;
@@ -7,8 +7,11 @@ use super::schema::Config;
 use crate::limits::{ALTERNATIVES_MAX, RATE_BURST_S};
 use crate::wire::HEADER_BYTES;
 
-/// Checks the settings against each other.
-pub(super) fn check(loaded: &Loaded) -> Result<(), ConfigError> {
+/// Whether a gateway can serve with these settings. Key files are not read; [`super::verifier`] does that.
+///
+/// # Errors
+/// The first thing that is missing, or contradicts another.
+pub fn check(loaded: &Loaded) -> Result<(), ConfigError> {
     let config = &loaded.config;
     check_listen(loaded)?;
     check_auth(config)?;

@@ -7,16 +7,14 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use super::ConfigError;
 use super::schema::{Config, SETTINGS, Setting};
 use super::value::Raw;
-use super::{ConfigError, checks};
 
 /// Names the configuration file.
 const FILE_VARIABLE: &str = "WEIR_CONFIG";
 /// Variables of the client commands.
 const OTHER_VARIABLES: [&str; 3] = [FILE_VARIABLE, "WEIR_ADDR", "WEIR_TOKEN"];
-/// Docker links and Kubernetes set these for any service that is called "weir". They are not meant for us.
-const FOREIGN_PREFIXES: [&str; 3] = ["WEIR_SERVICE_", "WEIR_PORT", "WEIR_ENV_"];
 
 /// What the command line says.
 #[derive(Clone, Debug, Default)]
@@ -80,7 +78,7 @@ impl Loaded {
 /// Reads the file that flags or environment name, if any, and puts everything together.
 ///
 /// # Errors
-/// The first thing that is unknown, out of bounds or contradicts another.
+/// The first thing that is unknown or out of bounds. What settings demand of each other, [`super::check`] says.
 pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, ConfigError> {
     let mut loaded = Loaded { config: Config::default(), sources: BTreeMap::new() };
     loaded.config.node = host_name();
@@ -101,7 +99,6 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, ConfigEr
         loaded.config.listen.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
         loaded.sources.insert("listen", Source::DeveloperDefault);
     }
-    checks::check(&loaded)?;
     Ok(loaded)
 }
 
@@ -122,14 +119,36 @@ fn apply_environment(loaded: &mut Loaded, environment: &Environment) -> Result<(
             loaded.set(setting, &Raw::Text(text.clone()), Source::Variable(name.clone()))?;
             continue;
         }
-        let known = OTHER_VARIABLES.contains(&name.as_str());
-        if !known && !FOREIGN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
-            let names = SETTINGS.iter().map(|setting| setting.variable.as_str()).chain(OTHER_VARIABLES);
-            let hint = suggestion(name, names).unwrap_or_else(|| "`weir config` lists all settings".to_owned());
-            return Err(ConfigError::new(format!("the environment variable {name} is not known: {hint}, or unset it")));
+        if OTHER_VARIABLES.contains(&name.as_str()) || is_injected(name, text) {
+            continue;
         }
+        let names = SETTINGS.iter().map(|setting| setting.variable.as_str()).chain(OTHER_VARIABLES);
+        let hint = match (name.as_str(), text.parse::<u16>()) {
+            ("WEIR_PORT", Ok(port)) => format!("did you mean `WEIR_LISTEN=0.0.0.0:{port}`?"),
+            ("WEIR_PORT" | "WEIR_HOST", _) => "did you mean `WEIR_LISTEN`, an address and a port?".to_owned(),
+            _ => suggestion(name, names).unwrap_or_else(|| "`weir config` lists all settings".to_owned()),
+        };
+        return Err(ConfigError::new(format!("the environment variable {name} is not known: {hint}, or unset it")));
     }
     Ok(())
+}
+
+/// Whether Kubernetes or a Docker link set it, as they do for any service whose name begins with "weir". It is not meant for us:
+/// WEIR_SERVICE_HOST, WEIR_SERVICE_PORT, WEIR_PORT=tcp://10.0.0.1:7700, WEIR_PORT_7700_TCP_ADDR, and WEIR_ENV_PATH of a link.
+fn is_injected(name: &str, text: &str) -> bool {
+    const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
+    let is_url = PROTOCOLS.iter().any(|protocol| text.starts_with(&format!("{}://", protocol.to_lowercase())));
+    let of_port = name.rsplit_once("_PORT_").is_some_and(|(_, rest)| {
+        let mut parts = rest.split('_');
+        parts.next().is_some_and(|port| port.parse::<u16>().is_ok())
+            && parts.next().is_some_and(|protocol| PROTOCOLS.contains(&protocol))
+    });
+    name.ends_with("_PORT") && is_url
+        || of_port
+        || name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || name.starts_with("WEIR_ENV_")
 }
 
 fn apply_file(loaded: &mut Loaded, path: &Path, text: &str) -> Result<(), ConfigError> {

@@ -17,12 +17,17 @@ fn environment(variables: &[(&str, &str)]) -> Environment {
     variables.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
 }
 
+/// Loads and checks, as `weir serve` does.
+fn checked(flags: &Flags, environment: &Environment) -> Result<Loaded, ConfigError> {
+    load(flags, environment).and_then(|loaded| check(&loaded).map(|()| loaded))
+}
+
 fn load_file(text: &str) -> Result<Loaded, String> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     let flags = Flags { file: Some(file.path().to_owned()), ..Flags::default() };
     let name = file.path().display().to_string();
-    load(&flags, &Environment::new()).map_err(|why| why.to_string().replace(&name, "FILE"))
+    checked(&flags, &Environment::new()).map_err(|why| why.to_string().replace(&name, "FILE"))
 }
 
 fn file_error(text: &str) -> String {
@@ -30,7 +35,7 @@ fn file_error(text: &str) -> String {
 }
 
 fn flag_error(values: &[(&str, &str)]) -> String {
-    load(&flags(&[&DEV, values].concat()), &Environment::new()).unwrap_err().to_string()
+    checked(&flags(&[&DEV, values].concat()), &Environment::new()).unwrap_err().to_string()
 }
 
 #[test]
@@ -115,7 +120,38 @@ fn an_unknown_variable_is_an_error() {
     );
     // What a cluster sets for a service called "weir" is none of our business.
     let cluster = environment(&[("WEIR_PORT", "tcp://10.0.0.1:7700"), ("WEIR_SERVICE_HOST", "10.0.0.1"), ("WEIR_ADDR", "x")]);
-    assert!(load(&flags(&DEV), &cluster).is_ok());
+    assert!(checked(&flags(&DEV), &cluster).is_ok());
+}
+
+#[test]
+fn what_a_cluster_sets_for_its_services_is_ignored_and_what_somebody_typed_is_not() {
+    for (name, text) in [
+        ("WEIR_SERVICE_HOST", "10.0.0.1"),
+        ("WEIR_SERVICE_PORT", "7700"),
+        ("WEIR_SERVICE_PORT_CLIENTS", "7700"),
+        ("WEIR_PORT", "tcp://10.0.0.1:7700"),
+        ("WEIR_PORT_7700_TCP", "tcp://10.0.0.1:7700"),
+        ("WEIR_PORT_7700_TCP_PROTO", "tcp"),
+        ("WEIR_PORT_7700_TCP_PORT", "7700"),
+        ("WEIR_PORT_7700_TCP_ADDR", "10.0.0.1"),
+        // Another service, called "weir-metrics".
+        ("WEIR_METRICS_SERVICE_HOST", "10.0.0.2"),
+        ("WEIR_METRICS_PORT", "tcp://10.0.0.2:7780"),
+        ("WEIR_METRICS_PORT_7780_TCP_ADDR", "10.0.0.2"),
+    ] {
+        assert!(load(&flags(&DEV), &environment(&[(name, text)])).is_ok(), "{name}={text}");
+    }
+    for (name, text, hint) in [
+        ("WEIR_PORT", "7701", "did you mean `WEIR_LISTEN=0.0.0.0:7701`?"),
+        ("WEIR_PORT", "", "did you mean `WEIR_LISTEN`"),
+        ("WEIR_HOST", "0.0.0.0", "did you mean `WEIR_LISTEN`"),
+        ("WEIR_PORTS", "7701", "is not known"),
+        ("WEIR_SERVICE_NAME", "x", "is not known"),
+        ("WEIR_METRICS_PORT", "7780", "did you mean `WEIR_METRICS`?"),
+    ] {
+        let wrong = load(&flags(&DEV), &environment(&[(name, text)])).unwrap_err().to_string();
+        assert!(wrong.contains(name) && wrong.contains(hint), "{name}={text} gives {wrong}");
+    }
 }
 
 #[test]
@@ -172,14 +208,14 @@ fn settings_that_contradict_each_other_are_refused() {
         assert!(seen.contains(expected), "{values:?} gives {seen:?}");
     }
     for off in ["limits.outbound_bytes_per_connection", "limits.outbound_bytes_per_shard", "limits.bytes_per_second"] {
-        assert!(load(&flags(&[("dev", "true"), (off, "0")]), &Environment::new()).is_ok(), "{off}");
+        assert!(checked(&flags(&[("dev", "true"), (off, "0")]), &Environment::new()).is_ok(), "{off}");
     }
-    assert!(load(&flags(&[("dev", "true"), ("listen", "[::1]:0")]), &Environment::new()).is_ok());
+    assert!(checked(&flags(&[("dev", "true"), ("listen", "[::1]:0")]), &Environment::new()).is_ok());
 }
 
 #[test]
 fn without_keys_and_without_dev_it_says_what_to_type() {
-    let wrong = load(&Flags::default(), &Environment::new()).unwrap_err().to_string();
+    let wrong = checked(&Flags::default(), &Environment::new()).unwrap_err().to_string();
     assert!(wrong.contains("weir serve --dev") && wrong.contains("openssl rand -hex 32"), "{wrong}");
 }
 
