@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     net::{SocketAddr, TcpListener},
     os::fd::OwnedFd,
     process::ExitCode,
@@ -88,8 +88,7 @@ pub fn serve(config: Config) -> anyhow::Result<ExitCode> {
         cores.len().min(usize::from(shards)),
         connections_max(&config, slots)
     );
-    // Nobody may be reading; `println!` would panic.
-    let _ = writeln!(io::stdout(), "weir: listening on {address}");
+    println!("weir: listening on {address}");
     let mut control_port = control_port;
     let drain_ms = config.timeouts.drain_ms;
     let result = control::run(control::Control {

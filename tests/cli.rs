@@ -147,6 +147,30 @@ fn flags_beat_variables_beat_the_file() {
 }
 
 #[test]
+fn what_is_in_force_is_shown_though_it_cannot_serve() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("weir.toml");
+    let contradiction = ["--dev", "--heartbeat-interval-ms", "5000"];
+    for (args, why) in
+        [(&[][..], "weir serve --dev"), (&["--auth-hs256-secret", "short"], "needs at least 32"), (&contradiction, "is above")]
+    {
+        let (code, out, err) = run(weir(&["config"]).args(args));
+        assert_eq!((code, err.as_str()), (0, ""));
+        let remark: String = out.lines().take_while(|line| line.starts_with('#')).collect();
+        assert!(remark.contains("`weir serve` would not start with this") && remark.contains(why), "{out}");
+        assert!(out.contains("max_body_bytes = 65536 # default\n"), "{out}");
+        let (code, out, err) = run(weir(&["config", "--check"]).args(args));
+        assert!(code == 1 && out.is_empty() && err.contains(why), "{err}");
+    }
+    let (_, out, _) = run(&mut weir(&["config"]));
+    fs::write(&file, &out).unwrap();
+    let (code, out, err) = run(weir(&["config", "--check", "--dev", "--listen", "127.0.0.1:0", "--config"]).arg(&file));
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "", ""), "it is a file like any other");
+    let (code, out, err) = run(&mut weir(&["config", "--dev"]));
+    assert!(code == 0 && err.is_empty() && !out.contains("would not start"), "{out}");
+}
+
+#[test]
 fn what_cannot_serve_says_what_to_type() {
     let (code, _, err) = run(&mut weir(&["serve"]));
     assert!(code == 1 && err.contains("weir serve --dev") && err.contains("openssl rand -hex 32"), "{err}");
@@ -274,31 +298,6 @@ fn ended(running: &mut Running) -> String {
 }
 
 #[test]
-fn a_gateway_outlives_who_reads_its_output() {
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = probe.local_addr().unwrap().to_string();
-    drop(probe);
-    let mut command = weir(&["serve", "--dev", "--shards", "1", "--listen", &address]);
-    // Both closed: the log has nobody to read it either.
-    command.stdin(Stdio::null()).stdout(writer.try_clone().unwrap()).stderr(writer);
-    let mut gateway = Running(command.spawn().unwrap());
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        let (code, _, err) = run(&mut weir(&["send", "--to", "nobody", "--addr", &address, "hi"]));
-        if code == 3 {
-            break;
-        }
-        assert!(gateway.0.try_wait().unwrap().is_none(), "the gateway has ended");
-        assert!(Instant::now() < deadline, "{err}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(gateway.0.id() as i32), nix::sys::signal::SIGTERM).unwrap();
-    assert_eq!(ended(&mut gateway), "exit status: 0");
-}
-
-#[test]
 fn commands_end_quietly_when_nobody_reads() {
     let (_gateway, address) = gateway(&["--dev"]);
     let mut listening = Running::spawn(&mut weir(&["listen", "--as", "alice", "--addr", &address]));
@@ -373,4 +372,41 @@ fn a_dry_run_on_this_machine_touches_nothing() {
     assert!(out.contains("net.core.somaxconn") && out.ends_with("nothing was touched\n"), "{out}");
     assert!(!state.exists());
     assert_eq!(before.ok(), fs::read_to_string("/proc/sys/net/core/somaxconn").ok());
+}
+
+/// Runs a make target with a `weir` that only tells its arguments, as the user with this number, and without cargo.
+fn make(target: &str, user: &str, built: bool) -> (i32, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let script = |path: &str, text: &str| {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    script("bin/id", &format!("echo {user}"));
+    if built {
+        script("release/weir", "echo weir \"$@\"");
+    }
+    let path = format!("{}:{}", folder.path().join("bin").display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new("make");
+    command.args(["--no-print-directory", target, "CARGO=false"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let (code, out, err) = run(command.env("PATH", path).env("CARGO_TARGET_DIR", folder.path()).env_remove("MAKEFLAGS"));
+    let folder = folder.path().display().to_string();
+    (code, out.replace(&folder, "TARGET"), err.replace(&folder, "TARGET"))
+}
+
+#[test]
+fn make_tune_runs_what_was_built_and_builds_nothing_as_root() {
+    assert_eq!(make("tune", "0", true), (0, "weir tune\n".into(), String::new()));
+    assert_eq!(make("untune", "0", true), (0, "weir tune --undo\n".into(), String::new()));
+    let (code, out, err) = make("tune", "0", false);
+    assert!(code == 2 && out.is_empty() && err.contains("run `make build` first"), "{out}{err}");
+    let (code, out, err) = make("tune", "1000", true);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(out, "weir tune --dry-run\nOnly root may change it. Type: sudo TARGET/release/weir tune\n");
+    let (_, out, _) = make("untune", "1000", true);
+    assert!(out.ends_with("sudo TARGET/release/weir tune --undo\n"), "{out}");
+    let (code, out, _) = make("tune", "1000", false);
+    assert!(code == 2 && out.contains("false build --release"), "who may build does: {out}");
 }
