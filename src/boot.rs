@@ -255,13 +255,16 @@ fn settings(config: &Config, id: ShardId, shards: u16, slots: u32, hash_key: (u6
             outbound_bytes_per_connection: or_unlimited(config.limits.outbound_bytes_per_connection),
             outbound_bytes_per_shard: or_unlimited(config.limits.outbound_bytes_per_shard),
             inbound_bytes_per_shard: INBOUND_BYTES_PER_SHARD,
-            groups_per_connection: match config.limits.groups_per_connection {
-                0 => u32::MAX,
+            groups_per_connection: some_or_max(config.limits.groups_per_connection),
+            memberships_per_shard: match config.limits.memberships_per_shard {
+                0 => u64::MAX,
                 limit => limit,
             },
+            devices_per_client: some_or_max(config.limits.devices_per_client),
         },
         timeouts: Timeouts {
             login_ms: config.timeouts.login_ms,
+            frame_ms: config.timeouts.frame_ms,
             write_ms: config.timeouts.write_ms,
             linger_ms: config.timeouts.linger_ms,
         },
@@ -271,6 +274,11 @@ fn settings(config: &Config, id: ShardId, shards: u16, slots: u32, hash_key: (u6
             alternatives: config.goaway.alternatives.clone(),
         },
     }
+}
+
+/// 0 stands for no limit.
+fn some_or_max(limit: u32) -> u32 {
+    if limit == 0 { u32::MAX } else { limit }
 }
 
 /// A listener for each shard, all on one address.

@@ -53,6 +53,10 @@ pub const RATE_BURST_S: u64 = 2;
 pub const OUTBOUND_BYTES_PER_CONNECTION_DEFAULT: u64 = 1024 * 1024;
 /// The default of `limits.outbound_bytes_per_shard`.
 pub const OUTBOUND_BYTES_PER_SHARD_DEFAULT: u64 = 256 * 1024 * 1024;
+/// The default of `limits.memberships_per_shard`: each costs 20 to 250 B, so 250 MB at most.
+pub const MEMBERSHIPS_PER_SHARD_DEFAULT: u64 = 1_000_000;
+/// The default of `limits.devices_per_client`. A message to a client is a PUSH for each of them.
+pub const DEVICES_PER_CLIENT_DEFAULT: u32 = 64;
 /// The default of `limits.groups_per_connection`.
 pub const GROUPS_PER_CONNECTION_DEFAULT: u32 = 256;
 /// The largest value of any configured count or size; it leaves room for sums and products in 64 bits.

@@ -126,7 +126,6 @@ numbers! {
         Counter dropped_connection_full: "PUSH frames dropped because the connection's outbound budget was used up.";
         Counter dropped_shard_full: "PUSH frames dropped because the shard's outbound budget was used up.";
         Counter dropped_mesh_full: "Messages dropped because the backlog to another shard was full.";
-        Counter receipts_lost: "SEND_OK answers given up because too many were pending or their way back was full.";
         Counter probes: "PING frames sent to connections that were silent for too long.";
         Counter hung_up: "Connections that the peer ended.";
         Counter broken: "Connections that failed (reset, timed out).";

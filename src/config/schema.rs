@@ -7,10 +7,10 @@ use std::sync::LazyLock;
 use super::value::{Bounds, DeviceClasses, Raw, ReactorChoice, Secret, Typed};
 use crate::limits::{
     BODY_BYTES_CEILING, BODY_BYTES_DEFAULT, BYTES_PER_SECOND_DEFAULT, BYTES_PER_SECOND_MAX, CONNECTIONS_PER_ADDRESS_DEFAULT,
-    COUNT_CEILING, FRAMES_PER_SECOND_DEFAULT, GROUPS_PER_CONNECTION_DEFAULT, HEARTBEAT_INTERVAL_MAX_MS_DEFAULT,
-    HEARTBEAT_INTERVAL_MIN_MS_DEFAULT, HEARTBEAT_INTERVAL_MS_DEFAULT, HEARTBEAT_INTERVAL_MS_MIN, LOGIN_BODY_BYTES_MAX,
-    LOGINS_PER_SECOND_PER_SHARD_DEFAULT, OUTBOUND_BYTES_PER_CONNECTION_DEFAULT, OUTBOUND_BYTES_PER_SHARD_DEFAULT, SHARDS_MAX,
-    TIME_MS_MAX,
+    COUNT_CEILING, DEVICES_PER_CLIENT_DEFAULT, FRAMES_PER_SECOND_DEFAULT, GROUPS_PER_CONNECTION_DEFAULT,
+    HEARTBEAT_INTERVAL_MAX_MS_DEFAULT, HEARTBEAT_INTERVAL_MIN_MS_DEFAULT, HEARTBEAT_INTERVAL_MS_DEFAULT,
+    HEARTBEAT_INTERVAL_MS_MIN, LOGIN_BODY_BYTES_MAX, LOGINS_PER_SECOND_PER_SHARD_DEFAULT, MEMBERSHIPS_PER_SHARD_DEFAULT,
+    OUTBOUND_BYTES_PER_CONNECTION_DEFAULT, OUTBOUND_BYTES_PER_SHARD_DEFAULT, SHARDS_MAX, TIME_MS_MAX,
 };
 
 /// One setting: its names, and how to read and write it.
@@ -211,6 +211,8 @@ settings! {
     Timeouts as "timeouts." at |config| config.timeouts => {
         /// From connecting to a complete LOGIN, in milliseconds.
         login_ms: u32 = 5_000, DEADLINE;
+        /// From the first byte of a frame to its last, in milliseconds.
+        frame_ms: u32 = 30_000, DEADLINE;
         /// How long 16 KiB may take to leave before the client counts as a slow consumer, in milliseconds.
         write_ms: u32 = 10_000, DEADLINE;
         /// TCP_USER_TIMEOUT: how long sent data may stay unacknowledged before the kernel drops the connection, in milliseconds. 0: the kernel's own rule.
@@ -257,6 +259,10 @@ settings! {
         outbound_bytes_per_shard: u64 = OUTBOUND_BYTES_PER_SHARD_DEFAULT, limit("no limit");
         /// Groups that one connection may be in at a time. 0: no limit.
         groups_per_connection: u32 = GROUPS_PER_CONNECTION_DEFAULT, limit_u32("no limit");
+        /// Memberships of the sessions of one shard in groups, all together. 0: no limit.
+        memberships_per_shard: u64 = MEMBERSHIPS_PER_SHARD_DEFAULT, limit("no limit");
+        /// Devices that one client may have connected at a time. 0: no limit.
+        devices_per_client: u32 = DEVICES_PER_CLIENT_DEFAULT, limit_u32("no limit");
     }
 }
 

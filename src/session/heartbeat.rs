@@ -28,14 +28,14 @@ pub struct Heartbeat {
     pub interval_ms: u32,
     srtt_us: u32,
     rttvar_us: u32,
-    /// When the last PING came, in milliseconds of the shared clock, modulo 2^32.
-    last_ping_ms: u32,
+    /// Since the last PING, the client was silent for longer than it may.
+    late: bool,
 }
 
 impl Heartbeat {
     /// For a new session.
-    pub fn new(rules: &HeartbeatRules, now_ms: u32) -> Heartbeat {
-        Heartbeat { interval_ms: rules.interval_ms, srtt_us: 0, rttvar_us: 0, last_ping_ms: now_ms }
+    pub fn new(rules: &HeartbeatRules) -> Heartbeat {
+        Heartbeat { interval_ms: rules.interval_ms, srtt_us: 0, rttvar_us: 0, late: false }
     }
 
     /// A round trip was measured: by the client (told in its PING) or by us (its PONG).
@@ -55,11 +55,14 @@ impl Heartbeat {
         }
     }
 
+    /// Something came after so long a silence. Whoever sends other frames need not send PINGs.
+    pub fn heard_after(&mut self, silent_ms: u32) {
+        self.late |= silent_ms > self.interval_ms.saturating_add(self.interval_ms / 2);
+    }
+
     /// A PING came. Returns the interval to announce.
-    pub fn pinged(&mut self, rules: &HeartbeatRules, now_ms: u32) -> u32 {
-        let gap_ms = now_ms.wrapping_sub(self.last_ping_ms);
-        self.last_ping_ms = now_ms;
-        let late = gap_ms > self.interval_ms.saturating_add(self.interval_ms / 2);
+    pub fn pinged(&mut self, rules: &HeartbeatRules) -> u32 {
+        let late = std::mem::take(&mut self.late);
         let slow = self.srtt_us > SLOW_SRTT_US || self.rttvar_us > SLOW_RTTVAR_US;
         let good = (1..SLOW_SRTT_US / 4).contains(&self.srtt_us) && self.rttvar_us < SLOW_RTTVAR_US / 4;
         let next = if late || slow {
@@ -92,12 +95,11 @@ mod tests {
     };
 
     fn settle(rtt_us: u32, gap_ms: u32) -> u32 {
-        let mut heartbeat = Heartbeat::new(&RULES, 0);
-        let mut now_ms = 0u32;
+        let mut heartbeat = Heartbeat::new(&RULES);
         for _ in 0..40 {
-            now_ms = now_ms.wrapping_add(gap_ms.max(heartbeat.interval_ms));
+            heartbeat.heard_after(gap_ms.max(heartbeat.interval_ms));
             heartbeat.measured(rtt_us);
-            heartbeat.pinged(&RULES, now_ms);
+            heartbeat.pinged(&RULES);
         }
         heartbeat.interval_ms
     }
@@ -115,6 +117,20 @@ mod tests {
     #[test]
     fn late_pings_lengthen_the_interval() {
         assert_eq!(settle(20_000, 300_000), RULES.interval_max_ms);
+    }
+
+    #[test]
+    fn who_says_other_things_between_its_pings_is_not_late() {
+        let mut heartbeat = Heartbeat::new(&RULES);
+        for _ in 0..40 {
+            // A message each second, a PING every five minutes.
+            for _ in 0..300 {
+                heartbeat.heard_after(1_000);
+            }
+            heartbeat.measured(20_000);
+            heartbeat.pinged(&RULES);
+        }
+        assert_eq!(heartbeat.interval_ms, RULES.interval_min_ms);
     }
 
     #[test]

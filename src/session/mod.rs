@@ -121,7 +121,7 @@ impl Session {
     pub fn new(rules: &Rules, now: Tick) -> Session {
         let now_ms = now.as_ms() as u32;
         Session {
-            heartbeat: Heartbeat::new(&rules.heartbeat, now_ms),
+            heartbeat: Heartbeat::new(&rules.heartbeat),
             frames: Bucket::new(rules.frames),
             bytes: Bucket::new(rules.bytes),
             refilled_ms: now_ms,
@@ -145,7 +145,7 @@ impl Session {
             Frame::Send(send) => check_send(send, rights),
             Frame::Ping(ping) => {
                 self.heartbeat.measured(ping.rtt_us);
-                let interval_ms = self.heartbeat.pinged(&rules.heartbeat, now.as_ms() as u32);
+                let interval_ms = self.heartbeat.pinged(&rules.heartbeat);
                 Ok(Action::Pong(body::Pong { sent_us: ping.sent_us, heartbeat_interval_ms: interval_ms }))
             }
             Frame::Pong(pong) => {

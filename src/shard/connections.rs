@@ -4,6 +4,7 @@
 use super::{Arrival, groups::Membership};
 use crate::{
     ids::ConnId,
+    io::Tick,
     session::{Identity, Names, Rights, Session},
 };
 
@@ -46,6 +47,8 @@ impl Phase {
 pub struct Extra {
     /// The beginning of a frame, or whatever came before the connection was admitted or home.
     pub partial: Vec<u8>,
+    /// When that beginning came.
+    pub partial_since: Tick,
     /// What goes home with the connection, in `Phase::Homing`.
     pub arrival: Option<Box<Arrival>>,
     pub groups: Vec<Membership>,
@@ -63,6 +66,8 @@ pub struct Connection {
     pub going: bool,
     /// The shard's list of slow connections holds this one.
     pub watched: bool,
+    /// The shard's list of unfinished frames holds this one.
+    pub unfinished: bool,
     /// The peer ended its direction: there is nothing to linger for.
     pub peer_done: bool,
     /// When bytes last came, or the connection itself, in milliseconds of the shared clock, modulo 2^32.
@@ -91,6 +96,7 @@ impl Connection {
             probed: false,
             going: false,
             watched: false,
+            unfinished: false,
             peer_done: false,
             heard_ms: 0,
             next_device: NONE,

@@ -1,10 +1,7 @@
 //! From received bytes to what they ask for.
 #![forbid(unsafe_code)]
 
-use super::{
-    Shard,
-    connections::{Extra, Phase},
-};
+use super::{Shard, connections::Phase};
 use crate::{
     ids::ConnId,
     limits::{HELD_BYTES_MAX, LOGIN_BODY_BYTES_MAX},
@@ -24,8 +21,11 @@ impl Shard {
         self.stats.bytes_in.add(bytes.len() as u64);
         let now_ms = self.now_ms();
         let Some(connection) = self.connections.get_mut(conn) else { return };
-        connection.heard_ms = now_ms;
+        let silent_ms = now_ms.wrapping_sub(std::mem::replace(&mut connection.heard_ms, now_ms));
         connection.probed = false;
+        if let Some(session) = &mut connection.session {
+            session.heartbeat.heard_after(silent_ms);
+        }
         match connection.phase {
             Phase::Anonymous | Phase::Active => self.feed(conn, bytes),
             Phase::Admitting => self.hold(conn, bytes),
@@ -48,6 +48,7 @@ impl Shard {
         let connection = self.connections.at_mut(conn.slot);
         let admitting = connection.phase == Phase::Admitting;
         let held = &mut connection.extra().partial;
+        self.inbound_holders += usize::from(held.is_empty());
         held.extend_from_slice(bytes);
         self.inbound_bytes += bytes.len();
         let malformed = if admitting { decode(held, LOGIN_BODY_BYTES_MAX).err() } else { None };
@@ -70,7 +71,7 @@ impl Shard {
         partial.extend_from_slice(bytes);
         let used = self.handle_frames(conn, &partial);
         if used == 0 {
-            self.restore_partial(conn, partial);
+            self.restore_partial(conn, partial, false);
         } else {
             self.keep_partial(conn, &partial[used..]);
         }
@@ -80,6 +81,7 @@ impl Shard {
         let extra = self.connections.at_mut(conn.slot).extra.as_mut();
         let partial = extra.map_or_else(Vec::new, |extra| std::mem::take(&mut extra.partial));
         self.inbound_bytes -= partial.len();
+        self.inbound_holders -= usize::from(!partial.is_empty());
         partial
     }
 
@@ -89,20 +91,56 @@ impl Shard {
                 connection.trim();
             }
         } else {
-            self.restore_partial(conn, rest.to_vec());
+            self.restore_partial(conn, rest.to_vec(), true);
         }
     }
 
-    fn restore_partial(&mut self, conn: ConnId, partial: Vec<u8>) {
+    /// `begins`: the frame's first byte is among what came just now.
+    fn restore_partial(&mut self, conn: ConnId, partial: Vec<u8>, begins: bool) {
+        let now = self.now;
         let reading =
             self.connections.get_mut(conn).filter(|connection| matches!(connection.phase, Phase::Anonymous | Phase::Active));
         let Some(connection) = reading else { return };
         self.inbound_bytes += partial.len();
-        let Extra { partial: place, .. } = connection.extra();
-        *place = partial;
-        if self.inbound_bytes > self.settings.limits.inbound_bytes_per_shard {
-            let message = "too many bytes of unfinished frames on this core; send frames without pausing inside them";
+        self.inbound_holders += 1;
+        let held = partial.len();
+        let extra = connection.extra();
+        extra.partial = partial;
+        if begins {
+            extra.partial_since = now;
+        }
+        // Before LOGIN there is a deadline already.
+        if connection.phase == Phase::Active && !connection.unfinished {
+            connection.unfinished = true;
+            self.unfinished.push_back((now.plus_ms(u64::from(self.settings.timeouts.frame_ms)), conn));
+        }
+        // Who holds no more than its share did not fill the budget.
+        let budget = self.settings.limits.inbound_bytes_per_shard;
+        if self.inbound_bytes > budget && held > budget / self.inbound_holders {
+            let message = "unfinished frames take up all the memory they may on this core, and this one more than its share";
             self.refuse(conn, Refusal::closing(ErrorCode::Overloaded, message));
+        }
+    }
+
+    /// Ends connections that began a frame and did not finish it in time.
+    pub(super) fn end_unfinished(&mut self) {
+        let frame_ms = u64::from(self.settings.timeouts.frame_ms);
+        while let Some(&(at, conn)) = self.unfinished.front() {
+            if at > self.now {
+                return;
+            }
+            self.unfinished.pop_front();
+            let Some(connection) = self.connections.get_mut(conn) else { continue };
+            connection.unfinished = false;
+            let Some(extra) = connection.extra.as_ref().filter(|extra| !extra.partial.is_empty()) else { continue };
+            let due = extra.partial_since.plus_ms(frame_ms);
+            if due > self.now {
+                connection.unfinished = true;
+                self.unfinished.push_back((due, conn));
+            } else {
+                let message = format!("a frame was begun and not finished within {frame_ms} ms");
+                self.refuse(conn, Refusal::closing(ErrorCode::FrameTimeout, message));
+            }
         }
     }
 
@@ -166,7 +204,10 @@ impl Shard {
         match action {
             Action::Nothing => {}
             Action::Unknown => self.stats.frames_unknown.add(1),
-            Action::Pong(pong) => self.answer(conn, &Frame::Pong(pong)),
+            Action::Pong(pong) => {
+                self.answer(conn, &Frame::Pong(pong));
+                self.bring_forward_silence(conn);
+            }
             Action::Send { target, send } => self.route(conn, target, &send),
             Action::Join { group } => self.join(conn, group),
             Action::Leave { group } => self.leave(conn, group),

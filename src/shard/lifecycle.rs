@@ -152,6 +152,7 @@ impl Shard {
         }
         arrival.refusals += 1;
         self.inbound_bytes += arrival.trailing.len();
+        self.inbound_holders += usize::from(!arrival.trailing.is_empty());
         let extra = connection.extra();
         extra.partial = std::mem::take(&mut arrival.trailing);
         extra.arrival = Some(arrival);
@@ -162,6 +163,7 @@ impl Shard {
     fn install(&mut self, conn: ConnId, identity: Identity, epoch: u64) -> bool {
         let client = identity.names.client();
         let mut kicked: Vec<(ConnId, ErrorCode)> = Vec::new();
+        let mut staying = 0;
         let mut slot = self.directory.first(self.keyed.name(client), client, &self.connections);
         while slot != NONE {
             let other = self.connections.at(slot);
@@ -175,7 +177,7 @@ impl Shard {
             };
             let other_id = ConnId { slot, generation: other.generation };
             match rival {
-                None => {}
+                None => staying += 1,
                 Some(ErrorCode::DeviceRefused) => {
                     let message = format!(
                         "device {:?} of the same class is connected, and its policy is refuse_newest",
@@ -193,6 +195,12 @@ impl Shard {
                 Some(code) => kicked.push((other_id, code)),
             }
             slot = self.connections.at(slot).next_device;
+        }
+        let limit = self.settings.limits.devices_per_client;
+        if staying >= limit {
+            let message = format!("this client has {limit} devices connected, as many as one may (limits.devices_per_client)");
+            self.refuse(conn, Refusal::closing(ErrorCode::TooManyDevices, message));
+            return false;
         }
         for (other, code) in kicked {
             self.kick(other, code, identity.names.device().to_owned());
@@ -278,9 +286,7 @@ impl Shard {
     fn sign_off(&mut self, conn: ConnId) {
         let connection = self.connections.at_mut(conn.slot);
         let was_active = connection.phase == Phase::Active;
-        if let Some(extra) = &mut connection.extra {
-            self.inbound_bytes -= std::mem::take(&mut extra.partial).len();
-        }
+        self.take_partial(conn);
         if was_active {
             self.leave_all(conn);
             self.directory.remove(conn.slot, &mut self.connections);
@@ -358,6 +364,14 @@ impl Shard {
             Phase::Active => self.check_silence(conn),
             Phase::Flushing | Phase::Lingering => self.close(conn),
             Phase::Closing | Phase::Vacant => {}
+        }
+    }
+
+    /// The interval may have become shorter: silence is looked for in time. Once in an interval, so that traffic stays free of it.
+    pub(super) fn bring_forward_silence(&mut self, conn: ConnId) {
+        if let Some(session) = self.connections.get(conn).and_then(|connection| connection.session.as_ref()) {
+            let silence_ms = session.heartbeat.silence_max_ms(&self.settings.rules.heartbeat);
+            self.set_timer(conn.slot, silence_ms);
         }
     }
 

@@ -79,6 +79,8 @@ pub enum Item {
     Counted { count: u32, tally: Tally },
     /// To the sender's shard: what a message with a receipt came to.
     Reached { conn: ConnId, client_msg_id: u64, tally: Tally },
+    /// To the sender's shard: too many messages are being counted; this one was not sent.
+    NotCounted { conn: ConnId, client_msg_id: u64 },
     /// To the group's home: this shard has members now.
     Subscribe { group: Span, ticket: u32 },
     /// Back from the group's home: messages published from now on will come.

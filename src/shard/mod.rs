@@ -60,6 +60,9 @@ pub struct Limits {
     pub outbound_bytes_per_shard: usize,
     pub inbound_bytes_per_shard: usize,
     pub groups_per_connection: u32,
+    /// Sum of the members of all groups.
+    pub memberships_per_shard: u64,
+    pub devices_per_client: u32,
 }
 
 /// Deadlines, in milliseconds.
@@ -67,6 +70,8 @@ pub struct Limits {
 pub struct Timeouts {
     /// From accept to LOGIN.
     pub login_ms: u32,
+    /// From the first byte of a frame to its last.
+    pub frame_ms: u32,
     /// One chunk of at most 16 KiB into the kernel.
     pub write_ms: u32,
     /// From our last byte to the peer's end.
@@ -112,6 +117,10 @@ pub struct Shard {
     pool: Pool,
     outbound_bytes: usize,
     inbound_bytes: usize,
+    /// Connections that hold a part of a frame.
+    inbound_holders: usize,
+    /// Connections that began a frame, with the deadlines of finishing it.
+    unfinished: VecDeque<(Tick, ConnId)>,
     /// Connections with something to send and nothing in flight.
     ready: Vec<ConnId>,
     /// Connections with a chunk in flight, with their write deadlines.
@@ -143,6 +152,8 @@ impl Shard {
             pool: Pool::default(),
             outbound_bytes: 0,
             inbound_bytes: 0,
+            inbound_holders: 0,
+            unfinished: VecDeque::new(),
             ready: Vec::new(),
             slow: VecDeque::new(),
             outputs: VecDeque::new(),
@@ -241,9 +252,11 @@ impl Machine for Shard {
             self.handle_timer(slot);
         }
         self.end_stalled();
+        self.end_unfinished();
         let drain_at = self.advance_drain();
         let slow_at = self.slow.front().map(|(at, _)| *at);
-        [self.wheel.next(), slow_at, drain_at].into_iter().flatten().min()
+        let unfinished_at = self.unfinished.front().map(|(at, _)| *at);
+        [self.wheel.next(), slow_at, unfinished_at, drain_at].into_iter().flatten().min()
     }
 
     fn poll_output(&mut self) -> Option<Output<Message>> {

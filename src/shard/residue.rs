@@ -22,6 +22,7 @@ pub struct Residue {
     /// Connections that are, or were, watched for a chunk that does not leave. Entries of dead connections go by time.
     pub watched: usize,
     pub inbound_bytes: usize,
+    pub inbound_holders: usize,
     /// Bytes that wait for other shards.
     pub backlog_bytes: usize,
     pub outputs: usize,
@@ -43,6 +44,7 @@ impl Shard {
             outbound_bytes: self.outbound_bytes,
             watched: self.slow.len(),
             inbound_bytes: self.inbound_bytes,
+            inbound_holders: self.inbound_holders,
             backlog_bytes: self.outbox.backlog(),
             outputs: self.outputs.len(),
         }

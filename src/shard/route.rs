@@ -104,9 +104,11 @@ impl Shard {
                 None
             }
             Some(receipt) => {
-                let count = self.home_groups.count(shards.len(), receipt);
-                self.stats.receipts_lost.add(u64::from(count.is_none()));
-                count
+                let Some(count) = self.home_groups.count(shards.len(), receipt) else {
+                    self.not_counted(receipt);
+                    return;
+                };
+                Some(count)
             }
             None => None,
         };
@@ -162,8 +164,21 @@ impl Shard {
         if self.is_me(shard) {
             let Tally { reached, dropped } = tally;
             self.answer(conn, &Frame::SendOk(body::SendOk { client_msg_id, reached, dropped }));
-        } else if !self.outbox.put(shard, |_| Item::Reached { conn, client_msg_id, tally }) {
-            self.stats.receipts_lost.add(1);
+        } else {
+            self.outbox.put_vital(shard, |_| Item::Reached { conn, client_msg_id, tally });
+        }
+    }
+
+    /// Too many messages are being counted to count this one, which is therefore not sent.
+    fn not_counted(&mut self, receipt: Receipt) {
+        let Receipt { shard, conn, client_msg_id } = receipt;
+        if self.is_me(shard) {
+            let message =
+                "too many messages to groups of one home wait for their receipts; send again later, or without a receipt";
+            let refusal = Refusal::answer(ErrorCode::Overloaded, FrameType::Send, message);
+            self.refuse(conn, Refusal { client_msg_id, retry_after_ms: 100, ..refusal });
+        } else {
+            self.outbox.put_vital(shard, |_| Item::NotCounted { conn, client_msg_id });
         }
     }
 
@@ -187,6 +202,11 @@ impl Shard {
             let message =
                 format!("this connection is in {groups_max} groups, as many as one may be (limits.groups_per_connection)");
             self.refuse(conn, Refusal::answer(ErrorCode::TooManyGroups, FrameType::Join, message));
+            return;
+        }
+        if self.local_groups.memberships() >= self.settings.limits.memberships_per_shard {
+            let message = "this core holds as many memberships of groups as it may (limits.memberships_per_shard)";
+            self.refuse(conn, Refusal::answer(ErrorCode::Overloaded, FrameType::Join, message));
             return;
         }
         match self.local_groups.join(&group, conn, &mut self.connections) {
@@ -271,6 +291,9 @@ impl Shard {
             Item::Counted { count, tally } => self.counted(Some(count), tally),
             Item::Reached { conn, client_msg_id, tally } => {
                 self.report(Some(Receipt { shard: self.settings.id, conn, client_msg_id }), tally);
+            }
+            Item::NotCounted { conn, client_msg_id } => {
+                self.not_counted(Receipt { shard: self.settings.id, conn, client_msg_id });
             }
             Item::Subscribe { group, ticket } => {
                 let group = batch.name(group);

@@ -46,8 +46,10 @@ fn settings() -> Settings {
             outbound_bytes_per_shard: 1 << 24,
             inbound_bytes_per_shard: 1 << 20,
             groups_per_connection: 10,
+            memberships_per_shard: 1_000,
+            devices_per_client: 100,
         },
-        timeouts: Timeouts { login_ms: 5_000, write_ms: 10_000, linger_ms: 2_000 },
+        timeouts: Timeouts { login_ms: 5_000, frame_ms: 30_000, write_ms: 10_000, linger_ms: 2_000 },
         goaway: GoawayRules { delay_min_ms: 0, delay_max_ms: 1_000, alternatives: Vec::new() },
     }
 }

@@ -79,7 +79,7 @@ codes! {
     RateExceeded = 3004, "RATE_EXCEEDED", Later;
     /// The connection's unread messages reached their limit, or its writes stood still too long.
     SlowConsumer = 3005, "SLOW_CONSUMER", Later;
-    /// Unfinished frames take up all the memory they may; send frames without pausing inside them.
+    /// There is no room for this now: for more bytes of unfinished frames, or for what SEND or JOIN asks.
     Overloaded = 3006, "OVERLOADED", Later;
 
     /// No LOGIN came in time.
@@ -94,6 +94,10 @@ codes! {
     DeviceRefused = 4005, "DEVICE_REFUSED", OnDemand;
     /// The gateway stops.
     GoingAway = 4006, "GOING_AWAY", Later;
+    /// A frame was begun and not finished in time.
+    FrameTimeout = 4007, "FRAME_TIMEOUT", Later;
+    /// The client has as many devices connected as it may.
+    TooManyDevices = 4008, "TOO_MANY_DEVICES", OnDemand;
 
     /// SEND names a channel that is neither "user/…" nor "group/…".
     BadChannel = 5001, "BAD_CHANNEL", Never;

@@ -69,6 +69,8 @@ impl Plan {
             outbound_bytes_per_connection: if tight { 6 * 1024 } else { 64 * 1024 * 1024 },
             outbound_bytes_per_shard: if tight && rng.chance(50) { 24 * 1024 } else { 256 * 1024 * 1024 },
             inbound_bytes_per_shard: 64 * 1024 * 1024,
+            memberships_per_shard: 1_000_000,
+            devices_per_client: 64,
             groups_per_connection: if rng.chance(30) { 2 } else { 256 },
         };
         let interval_ms = rng.range(1_000, 3_000) as u32;
@@ -77,7 +79,7 @@ impl Plan {
             ring: if rng.chance(70) { rng.range(1, 4) as usize } else { 64 },
             slots: if crowded { rng.range(4, 16) as usize } else { 64 },
             limits,
-            timeouts: Timeouts { login_ms: rng.range(4_000, 6_000) as u32, write_ms: 5_000, linger_ms: 1_500 },
+            timeouts: Timeouts { login_ms: rng.range(4_000, 6_000) as u32, frame_ms: 60_000, write_ms: 5_000, linger_ms: 1_500 },
             heartbeat: HeartbeatRules {
                 interval_ms,
                 interval_min_ms: 500,

@@ -117,7 +117,6 @@ impl World {
             pushes: sum(|stats| stats.pushes.get()),
             dropped: sum(|stats| stats.dropped_connection_full.get() + stats.dropped_shard_full.get()),
             dropped_mesh: sum(|stats| stats.dropped_mesh_full.get()),
-            receipts_lost: sum(|stats| stats.receipts_lost.get()),
         }
     }
 

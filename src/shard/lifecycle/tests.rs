@@ -46,8 +46,10 @@ fn shard() -> Shard {
             outbound_bytes_per_shard: 1 << 20,
             inbound_bytes_per_shard: 1 << 20,
             groups_per_connection: 1,
+            memberships_per_shard: 1_000,
+            devices_per_client: 100,
         },
-        timeouts: Timeouts { login_ms: 5_000, write_ms: 1_000, linger_ms: 1_000 },
+        timeouts: Timeouts { login_ms: 5_000, frame_ms: 30_000, write_ms: 1_000, linger_ms: 1_000 },
         goaway: GoawayRules { delay_min_ms: 0, delay_max_ms: 0, alternatives: Vec::new() },
     };
     let mut shard = Shard::new(settings, Arc::new(ShardStats::default()));

@@ -237,3 +237,47 @@ fn many_who_ask_and_never_read_do_not_exceed_the_shards_budget() {
     let honest = bench.login("honest");
     assert_eq!(bench.ping(honest), [PONG], "who reads is served all the same");
 }
+
+#[test]
+fn who_holds_little_is_not_closed_for_what_others_hold() {
+    let mut bench = Bench::new(|settings| settings.limits.inbound_bytes_per_shard = 10_000);
+    let mut half = Vec::new();
+    encode(&Frame::Send(SendRef { channel: "user/bob", payload: &[0; 6_000], ..SendRef::default() }), &mut half);
+    let hoarders: Vec<ConnId> = (0..2).map(|client| bench.login(&format!("c{client}"))).collect();
+    for &conn in &hoarders {
+        bench.input(Input::Received { conn, bytes: &half[..4_990] });
+    }
+    let honest = bench.login("honest");
+    bench.input(Input::Received { conn: honest, bytes: &half[..1_000] });
+    assert_eq!(bench.take(honest), []);
+    bench.input(Input::Received { conn: hoarders[0], bytes: &half[4_990..5_500] });
+    assert_eq!(bench.take(hoarders[0]), [Seen::Closing(ErrorCode::Overloaded), Seen::Finished]);
+    bench.input(Input::Received { conn: honest, bytes: &half[1_000..] });
+    assert_eq!(bench.ping(honest), [PONG]);
+}
+
+#[test]
+fn a_client_has_so_many_devices_and_no_more() {
+    let mut bench = Bench::new(|settings| settings.limits.devices_per_client = 2);
+    let first = bench.login("alice");
+    bench.login("alice");
+    let third = bench.connect();
+    assert_eq!(bench.try_login(third, "alice"), [Seen::Closing(ErrorCode::TooManyDevices), Seen::Finished]);
+    assert_eq!(bench.closed_with(ErrorCode::TooManyDevices), 1);
+    bench.login("bob");
+    bench.input(Input::Eof { conn: first });
+    bench.login("alice");
+}
+
+#[test]
+fn memberships_beyond_the_shards_limit_are_refused() {
+    let mut bench = Bench::new(|settings| settings.limits.memberships_per_shard = 2);
+    let join = |bench: &mut Bench, conn, group: &str| bench.ask(conn, &Frame::Join(body::Join { group: group.to_owned() }));
+    let (alice, bob) = (bench.login("alice"), bench.login("bob"));
+    for conn in [alice, bob] {
+        assert_eq!(join(&mut bench, conn, "room"), [Seen::Frame("JOIN_OK")]);
+    }
+    assert_eq!(join(&mut bench, bob, "another"), [Seen::Refused(ErrorCode::Overloaded)]);
+    bench.input(Input::Eof { conn: alice });
+    assert_eq!(join(&mut bench, bob, "another"), [Seen::Frame("JOIN_OK")]);
+}

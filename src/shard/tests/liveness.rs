@@ -216,3 +216,23 @@ fn a_slow_reader_that_gets_on_is_not_closed() {
     assert!(bench.take(bob).contains(&Seen::Push(3)));
     assert_eq!(bench.closed_with(ErrorCode::SlowConsumer), 0);
 }
+
+#[test]
+fn a_frame_that_is_begun_and_not_finished_ends_the_connection() {
+    let mut bench = Bench::new(|_| {});
+    let (slow, dead) = (bench.login("slow"), bench.login("dead"));
+    let mut frame = Vec::new();
+    encode(&Frame::Send(SendRef { channel: "user/bob", payload: &[0; 3_000], ..SendRef::default() }), &mut frame);
+    for part in frame.chunks(500) {
+        bench.input(Input::Received { conn: slow, bytes: part });
+        bench.advance(4_000);
+    }
+    assert_eq!(bench.closed_with(ErrorCode::FrameTimeout), 0, "24 s are enough");
+    // A byte now and then is life, but not an end of the frame.
+    for byte in frame[..40].chunks(1) {
+        bench.input(Input::Received { conn: dead, bytes: byte });
+        bench.advance(1_000);
+    }
+    assert_eq!(bench.take(dead), [Seen::Closing(ErrorCode::FrameTimeout), Seen::Finished, Seen::Closed]);
+    assert_eq!(bench.closed_with(ErrorCode::FrameTimeout), 1);
+}
