@@ -85,6 +85,11 @@ pub fn end(world: &mut World) {
         check_stay(world, peer);
         assert!(world.links[peer.id].closed_at.is_some() || !peer.connected, "peer {}: never closed", peer.id);
     }
+    let linger_us = 1_000 * u64::from(world.plan.timeouts.linger_ms) + SLACK_US;
+    for (id, link) in world.links.iter().enumerate() {
+        let lingered_us = link.closed_at.zip(link.finished_at).map_or(0, |(closed, finished)| closed - finished);
+        assert!(lingered_us <= linger_us, "peer {id} was waited for {lingered_us} us after the last frame");
+    }
     let deadline = world.finale_at + world.drain_within_us + SLACK_US;
     for (id, reactor) in world.reactors.iter_mut().enumerate() {
         if world.plan.drain {

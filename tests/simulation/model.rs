@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::peer::Peer;
+use crate::{peer::Peer, plan::SLACK_US};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -97,7 +97,9 @@ impl Model {
         for (id, sent) in &self.sent {
             let Some(written_at) = sent.written_at else { continue };
             let sender = &peers[sent.sender];
-            let processed = sent.answer.is_some() || sender.processed > sent.frame;
+            // What was sent just before the end may be handled after it.
+            let in_time = sender.processed > sent.frame && written_at + SLACK_US < end;
+            let processed = sent.answer.is_some() || in_time;
             let bound = sent.answer.map_or(end, |(at, ..)| at);
             let got = sent.receivers.len() as u64;
             let (mut sure, mut possible, mut unread, mut lost) = (0, 0, 0, 0);

@@ -19,6 +19,8 @@ pub struct Link {
     /// From the gateway.
     pub down: VecDeque<u8>,
     pub down_ended: bool,
+    /// When the gateway ended its direction.
+    pub finished_at: Option<u64>,
     pub capacity: usize,
     pub closed_at: Option<u64>,
     /// The gateway closed with bytes unsent or unread, so that the peer may miss the end of the stream.
@@ -35,6 +37,7 @@ impl Link {
             reset: false,
             down: VecDeque::new(),
             down_ended: false,
+            finished_at: None,
             capacity,
             closed_at: None,
             aborted: false,

@@ -328,6 +328,7 @@ impl Reactor {
                     entry.finished = true;
                     let link = entry.link;
                     with.links[link].down_ended = true;
+                    with.links[link].finished_at = Some(with.now);
                     with.woken.push(link);
                 }
                 Output::Close { conn } => {

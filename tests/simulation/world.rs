@@ -56,7 +56,7 @@ impl World {
             // Some come just when the gateway begins to stop.
             for peer in &mut peers {
                 if rng.chance(20) {
-                    peer.connect_at = finale_at - rng.range(0, 15_000);
+                    peer.connect_at = finale_at - rng.range(0, 4_000);
                     peer.next_at = peer.connect_at;
                 }
             }

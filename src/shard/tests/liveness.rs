@@ -167,6 +167,21 @@ fn a_drain_tells_everybody_and_goes_on_until_nobody_is_left_anywhere() {
 }
 
 #[test]
+fn who_comes_home_during_a_drain_is_told() {
+    let mut bench = Bench::new(|_| {});
+    let (early, stays) = (bench.login("early"), bench.login("stays"));
+    drain(&mut bench, 10_000);
+    bench.input(Input::Eof { conn: early });
+    // Into a slot whose user was told already.
+    let conn = ConnId { slot: early.slot, generation: 2 };
+    let identity = crate::session::Identity { names: crate::session::Names::new("late", ""), class: 0, rights: None };
+    let arrival = Arrival { identity, epoch: 1, address: 0, trailing: Vec::new(), refusals: 0 };
+    bench.input(Input::Adopted { conn, from: ShardId(1), message: Message::Arrival(Box::new(arrival)) });
+    assert_eq!(bench.take(conn), [Seen::Frame("LOGIN_OK"), Seen::Frame("GOAWAY")]);
+    assert_eq!(bench.take(stays), [Seen::Frame("GOAWAY")]);
+}
+
+#[test]
 fn who_outstays_a_drain_is_told_and_the_shard_stops_in_time() {
     let mut bench = Bench::new(|_| {});
     let (alice, deaf) = (bench.login("alice"), bench.login("deaf"));
