@@ -90,7 +90,8 @@ pub fn end(world: &mut World) {
         let lingered_us = link.closed_at.zip(link.finished_at).map_or(0, |(closed, finished)| closed - finished);
         assert!(lingered_us <= linger_us, "peer {id} was waited for {lingered_us} us after the last frame");
     }
-    let deadline = world.finale_at + world.drain_within_us + SLACK_US;
+    let last_left = world.links.iter().filter_map(|link| link.closed_at).max().unwrap_or(0).max(world.finale_at);
+    let deadline = last_left.min(world.finale_at + world.drain_within_us) + SLACK_US;
     for (id, reactor) in world.reactors.iter_mut().enumerate() {
         if world.plan.drain {
             let at = reactor.stopped_at.unwrap_or_else(|| panic!("shard {id} did not stop"));

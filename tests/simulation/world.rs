@@ -18,6 +18,9 @@ use crate::{
     rng::Rng,
 };
 
+/// The control thread looks at the shards this often while they drain.
+const LOOK_US: u64 = 20_000;
+
 thread_local! {
     /// Where a run is, for whoever reports its failure.
     pub static PROGRESS: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
@@ -39,6 +42,9 @@ pub struct World {
     /// Everybody leaves, or the gateway stops.
     pub finale_at: u64,
     pub drain_within_us: u64,
+    /// The control thread looks at the shards next, and whether nobody was left when it last did.
+    look_at: u64,
+    was_empty: bool,
 }
 
 impl World {
@@ -75,6 +81,8 @@ impl World {
             settle_at,
             finale_at,
             drain_within_us: rng.range(200, 6_000) * 1_000,
+            look_at: u64::MAX,
+            was_empty: false,
             now: 0,
             step: 0,
             rng,
@@ -127,7 +135,7 @@ impl World {
             let peer = self.peers.iter().map(|peer| (peer.next_at, peer.id)).min();
             let (turn_at, shard) = reactor.expect("there are shards");
             let (step_at, id) = peer.expect("there are peers");
-            let at = turn_at.min(step_at);
+            let at = turn_at.min(step_at).min(self.look_at);
             if at > until {
                 self.now = until;
                 return;
@@ -136,7 +144,30 @@ impl World {
             self.step += 1;
             PROGRESS.set((self.step, self.now));
             assert!(self.step < 5_000_000, "the run does not come to an end: somebody is woken for nothing");
-            if turn_at <= step_at { self.turn(shard) } else { self.step(id) }
+            match at {
+                _ if at == self.look_at => self.look(),
+                _ if at == turn_at => self.turn(shard),
+                _ => self.step(id),
+            }
+        }
+    }
+
+    /// What the control thread does while the gateway stops: when nobody is left on any shard, twice in a row, all may stop.
+    fn look(&mut self) {
+        self.look_at = self.now + LOOK_US;
+        let empty = self.reactors.iter().all(|reactor| reactor.stats.connections.get() == 0);
+        if empty && self.was_empty {
+            self.control(Control::Stop);
+            self.look_at = u64::MAX;
+        }
+        self.was_empty = empty;
+    }
+
+    /// The control thread tells all shards something.
+    fn control(&mut self, control: Control) {
+        for to in 0..self.reactors.len() {
+            self.mesh.rings[self.reactors.len()][to].push_back(Envelope::Message(Message::Control(control)));
+            self.wake(to);
         }
     }
 
@@ -255,11 +286,8 @@ impl World {
     fn finale(&mut self) {
         if self.plan.drain {
             let within_ms = (self.drain_within_us / 1_000) as u32;
-            for to in 0..self.reactors.len() {
-                let message = Message::Control(Control::Drain { within_ms });
-                self.mesh.rings[self.reactors.len()][to].push_back(Envelope::Message(message));
-                self.wake(to);
-            }
+            self.control(Control::Drain { within_ms });
+            self.look_at = self.now + LOOK_US;
             return;
         }
         for id in 0..self.peers.len() {
