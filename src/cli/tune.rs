@@ -117,7 +117,7 @@ impl Report {
         if !args.undo && *changed > 0 {
             text += &format!(
                 "what was there before is kept in {path}; `weir tune --undo` restores it. These values last until the next boot: \
-                 to keep them, copy sysctl/60-weir.conf to /etc/sysctl.d/\n"
+                 to keep them, copy sysctl/60-weir.conf to /etc/sysctl.d/ and look at its lines that begin with `#:`\n"
             );
         }
         text

@@ -27,12 +27,17 @@ pub struct Wanted {
     pub numbers: Vec<u64>,
 }
 
-/// Reads a file in the form of sysctl.d(5).
+/// What stands before a setting that depends on the host. For sysctl.d(5) it is a comment: a file that is copied to /etc/sysctl.d
+/// must not set what `weir tune` would only set after a look at the machine.
+const HOST_DEPENDENT: &str = "#:";
+
+/// Reads a file in the form of sysctl.d(5), and the settings in its comments that begin with `#:`.
 ///
 /// # Errors
 /// The first line that is neither a comment nor "key = numbers".
 pub fn parse(text: &str) -> Result<Vec<Wanted>, String> {
-    let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
+    let lines = text.lines().map(|line| line.trim().strip_prefix(HOST_DEPENDENT).unwrap_or(line).trim());
+    let lines = lines.enumerate().map(|(index, line)| (index + 1, line));
     let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with(['#', ';']));
     lines
         .map(|(number, line)| {

@@ -73,8 +73,20 @@ fn the_embedded_file_is_valid_and_every_value_is_explained() {
     assert_eq!(distinct.len(), keys.len());
     let mut previous = "";
     for line in SETTINGS_FILE.lines() {
-        assert!(!line.contains(" = ") || line.starts_with('#') || previous.starts_with('#'), "{line} has no reason above it");
+        let plain_comment = line.starts_with('#') && !line.starts_with("#:");
+        assert!(!line.contains(" = ") || plain_comment || previous.starts_with('#'), "{line} has no reason above it");
         previous = line;
+    }
+}
+
+#[test]
+fn a_copied_file_sets_nothing_that_depends_on_the_host() {
+    let copied: String = SETTINGS_FILE.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+    let (copied, all) = (keys_of(&copied), keys_of(SETTINGS_FILE));
+    assert!(copied.contains(&MAX.to_owned()) && copied.contains(&"fs.nr_open".to_owned()));
+    // A share of the memory, what most hosts have more of already, and what may not be there.
+    for key in ["net.ipv4.tcp_mem", "fs.file-max", "net.netfilter.nf_conntrack_max"] {
+        assert!(all.contains(&key.to_owned()) && !copied.contains(&key.to_owned()), "{key}");
     }
 }
 
@@ -93,8 +105,8 @@ fn the_file_limit_fits_under_the_kernels_ceiling() {
 
 #[test]
 fn a_line_that_is_no_setting_is_named() {
-    assert_eq!(keys_of("# a\n; b\n\n a.b = 1 2\n"), ["a.b"]);
-    for text in ["a.b", "a.b =", "a.b = x", "a.b = -1", "# ok\na.b = 1 x"] {
+    assert_eq!(keys_of("# a\n; b\n\n a.b = 1 2\n#: c.d = 3\n"), ["a.b", "c.d"]);
+    for text in ["a.b", "a.b =", "a.b = x", "a.b = -1", "# ok\na.b = 1 x", "#: a.b"] {
         assert!(parse(text).unwrap_err().starts_with("line "), "{text}");
     }
 }
