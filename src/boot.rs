@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpListener},
     os::fd::OwnedFd,
     process::ExitCode,
@@ -21,9 +21,9 @@ use crate::{
     control::{self, Ended, Order, Stats},
     ids::ShardId,
     limits::{
-        DESCRIPTORS_PER_SHARD, INBOUND_BYTES_PER_SHARD, LISTEN_BACKLOG_MIN, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS,
-        RECEIVE_BUFFERS_PER_SHARD_MAX, RECEIVE_BUFFERS_PER_SHARD_MIN, RING_BATCHES_MAX, RING_BATCHES_MIN, SLOTS_PER_SHARD_MAX,
-        SPARE_DESCRIPTORS, SPARE_SLOTS_MIN, SPARE_SLOTS_SHARE,
+        DESCRIPTORS_PER_SHARD, INBOUND_BYTES_PER_SHARD, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, RECEIVE_BUFFERS_PER_SHARD_MAX,
+        RECEIVE_BUFFERS_PER_SHARD_MIN, RING_BATCHES_MAX, RING_BATCHES_MIN, SLOTS_PER_SHARD_MAX, SPARE_DESCRIPTORS,
+        SPARE_SLOTS_MIN, SPARE_SLOTS_SHARE,
     },
     mesh::{Port, mesh},
     reactor::{self, Clock, Envelope, Kind, Peers, Setup, socket},
@@ -88,7 +88,8 @@ pub fn serve(config: Config) -> anyhow::Result<ExitCode> {
         cores.len().min(usize::from(shards)),
         connections_max(&config, slots)
     );
-    println!("weir: listening on {address}");
+    // Nobody may be reading; `println!` would panic.
+    let _ = writeln!(io::stdout(), "weir: listening on {address}");
     let mut control_port = control_port;
     let drain_ms = config.timeouts.drain_ms;
     let result = control::run(control::Control {
@@ -283,8 +284,8 @@ fn some_or_max(limit: u32) -> u32 {
 
 /// A listener for each shard, all on one address.
 fn listen(config: &Config, shards: u16) -> anyhow::Result<(SocketAddr, Vec<OwnedFd>)> {
-    socket::warn_if_backlog_is_cut(LISTEN_BACKLOG_MIN);
-    let options = socket::ListenOptions { backlog: LISTEN_BACKLOG_MIN, user_timeout_ms: config.timeouts.tcp_user_timeout_ms };
+    let options =
+        socket::ListenOptions { backlog: socket::listen_backlog(), user_timeout_ms: config.timeouts.tcp_user_timeout_ms };
     // Our own listeners share the port by SO_REUSEPORT, which would let a second gateway join in unnoticed: look first.
     if config.listen.port() != 0
         && let Err(error) = TcpListener::bind(config.listen)

@@ -76,6 +76,8 @@ const _: () = assert!(OUTBOUND_BYTES_PER_SHARD_DEFAULT <= COUNT_CEILING);
 
 /// The shortest listen backlog that a reactor should have: each connection that a full one drops costs its client a second.
 pub const LISTEN_BACKLOG_MIN: u32 = 4096;
+/// The longest that it makes use of, where net.core.somaxconn allows it; sysctl/60-weir.conf has the arithmetic.
+pub const LISTEN_BACKLOG_MAX: u32 = 16 * 1024;
 /// Connections accepted in one turn of a reactor.
 pub const ACCEPTS_PER_TURN: usize = 128;
 /// Accepting pauses this long when descriptors or memory ran out, if no connection goes before.
@@ -85,6 +87,7 @@ pub const RECEIVE_STEP_BYTES: usize = 4 * 1024;
 /// Bytes taken in one turn from a connection that stays; also the size of the epoll reactor's one receive buffer.
 pub const RECEIVE_TURN_BYTES: usize = 64 * 1024;
 
+const _: () = assert!(LISTEN_BACKLOG_MIN <= LISTEN_BACKLOG_MAX);
 const _: () = assert!(RECEIVE_STEP_BYTES <= RECEIVE_TURN_BYTES);
 const _: () = assert!(LOGIN_BODY_BYTES_MAX <= BODY_BYTES_DEFAULT);
 const _: () = assert!(BODY_BYTES_DEFAULT <= BODY_BYTES_CEILING);

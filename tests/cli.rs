@@ -298,6 +298,31 @@ fn ended(running: &mut Running) -> String {
 }
 
 #[test]
+fn a_gateway_outlives_who_reads_its_output() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = probe.local_addr().unwrap().to_string();
+    drop(probe);
+    let mut command = weir(&["serve", "--dev", "--shards", "1", "--listen", &address]);
+    // Both closed: the log has nobody to read it either.
+    command.stdin(Stdio::null()).stdout(writer.try_clone().unwrap()).stderr(writer);
+    let mut gateway = Running(command.spawn().unwrap());
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let (code, _, err) = run(&mut weir(&["send", "--to", "nobody", "--addr", &address, "hi"]));
+        if code == 3 {
+            break;
+        }
+        assert!(gateway.0.try_wait().unwrap().is_none(), "the gateway has ended");
+        assert!(Instant::now() < deadline, "{err}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(gateway.0.id() as i32), nix::sys::signal::SIGTERM).unwrap();
+    assert_eq!(ended(&mut gateway), "exit status: 0");
+}
+
+#[test]
 fn commands_end_quietly_when_nobody_reads() {
     let (_gateway, address) = gateway(&["--dev"]);
     let mut listening = Running::spawn(&mut weir(&["listen", "--as", "alice", "--addr", &address]));

@@ -91,6 +91,12 @@ fn a_copied_file_sets_nothing_that_depends_on_the_host() {
 }
 
 #[test]
+fn the_longest_listen_queue_is_what_the_file_allows() {
+    let somaxconn = parse(SETTINGS_FILE).unwrap().into_iter().find(|wanted| wanted.key == MAX).unwrap().numbers[0];
+    assert_eq!(somaxconn, u64::from(crate::limits::LISTEN_BACKLOG_MAX));
+}
+
+#[test]
 fn the_file_limit_fits_under_the_kernels_ceiling() {
     let ceiling = parse(SETTINGS_FILE).unwrap().into_iter().find(|wanted| wanted.key == "fs.nr_open").unwrap().numbers[0];
     let limits = include_str!("../../sysctl/limits.conf");

@@ -11,13 +11,15 @@ use std::{
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use crate::limits::{LISTEN_BACKLOG_MAX, LISTEN_BACKLOG_MIN};
+
 /// What bounds the backlog of every listener of the host.
 const SOMAXCONN_PATH: &str = "/proc/sys/net/core/somaxconn";
 
 /// What a listener is made with.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenOptions {
-    /// Connections that may wait to be accepted: [`crate::limits::LISTEN_BACKLOG_MIN`] or more.
+    /// Connections that may wait to be accepted; [`listen_backlog`] tells.
     pub backlog: u32,
     /// A connection is given up when sent bytes stay unacknowledged for this long (`TCP_USER_TIMEOUT`); 0 leaves it to the kernel.
     pub user_timeout_ms: u32,
@@ -98,35 +100,40 @@ fn stream(addr: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Logs a warning when the kernel would cut the backlog of our listeners.
-pub fn warn_if_backlog_is_cut(backlog: u32) {
+/// The backlog to listen with: as long as this host allows, within bounds. Logs a warning when the kernel would cut it.
+pub fn listen_backlog() -> u32 {
     match fs::read_to_string(SOMAXCONN_PATH) {
         Ok(text) => {
-            if let Some(warning) = backlog_warning(backlog, &text) {
+            let (backlog, warning) = backlog_for(&text);
+            if let Some(warning) = warning {
                 log::warn!("{warning}");
             }
+            backlog
         }
         Err(error) => {
-            log::warn!("cannot read {SOMAXCONN_PATH}, so the listen backlog may be below the {backlog} asked for: {error}")
+            let backlog = LISTEN_BACKLOG_MIN;
+            log::warn!("cannot read {SOMAXCONN_PATH}, so the listen backlog may be below the {backlog} asked for: {error}");
+            backlog
         }
     }
 }
 
-/// The warning, if the kernel's bound (the text of its file) is below `backlog`.
-fn backlog_warning(backlog: u32, somaxconn: &str) -> Option<String> {
-    let somaxconn: u32 = somaxconn.trim().parse().ok()?;
-    (somaxconn < backlog).then(|| {
+/// The backlog under the kernel's bound (the text of its file), and a warning if that is below what a gateway should have.
+fn backlog_for(somaxconn: &str) -> (u32, Option<String>) {
+    let Ok(somaxconn) = somaxconn.trim().parse::<u32>() else { return (LISTEN_BACKLOG_MIN, None) };
+    let backlog = somaxconn.clamp(LISTEN_BACKLOG_MIN, LISTEN_BACKLOG_MAX);
+    let warning = (somaxconn < backlog).then(|| {
         format!(
             "net.core.somaxconn is {somaxconn}, so the listen backlog is {somaxconn} and not {backlog}: when more clients than that \
              connect at once, each one above waits a second or longer; type: sysctl -w net.core.somaxconn={backlog}"
         )
-    })
+    });
+    (backlog, warning)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::LISTEN_BACKLOG_MIN;
 
     const OPTIONS: ListenOptions = ListenOptions { backlog: LISTEN_BACKLOG_MIN, user_timeout_ms: 12_345 };
 
@@ -157,9 +164,19 @@ mod tests {
     }
 
     #[test]
+    fn the_backlog_is_as_long_as_the_host_allows() {
+        for (somaxconn, backlog) in
+            [("4096\n", 4_096), ("8192\n", 8_192), ("16384\n", 16_384), ("4294967295\n", 16_384), ("?", 4_096)]
+        {
+            assert_eq!(backlog_for(somaxconn), (backlog, None), "{somaxconn}");
+        }
+    }
+
+    #[test]
     fn a_short_somaxconn_is_worth_a_warning() {
-        assert_eq!(backlog_warning(4096, "4096\n"), None);
-        let warning = backlog_warning(4096, "128\n").expect("128 is too short");
+        let (backlog, warning) = backlog_for("128\n");
+        assert_eq!(backlog, 4_096);
+        let warning = warning.expect("128 is too short");
         assert!(warning.contains("sysctl -w net.core.somaxconn=4096"), "{warning}");
     }
 }
