@@ -31,6 +31,8 @@ pub const DEVICE_CLASSES_MAX: usize = 32;
 pub const ALTERNATIVES_MAX: usize = 16;
 /// The longest of any configured time: a day, in milliseconds.
 pub const TIME_MS_MAX: u32 = 86_400_000;
+/// The resolution of all timers of connections, in milliseconds; so, too, the shortest deadline that configuration may set.
+pub const TIMER_TICK_MS: u32 = 64;
 /// The shortest heartbeat interval that configuration may allow, in milliseconds.
 pub const HEARTBEAT_INTERVAL_MS_MIN: u32 = 100;
 /// The default of `heartbeat.interval_ms`, and the default bounds between which it is tuned.
@@ -63,6 +65,7 @@ pub const GROUPS_PER_CONNECTION_DEFAULT: u32 = 256;
 pub const COUNT_CEILING: u64 = 1 << 40;
 
 const _: () = assert!(TOKEN_EXPIRY_MS_MAX < u64::MAX / 1_000);
+const _: () = assert!(TIMER_TICK_MS <= HEARTBEAT_INTERVAL_MS_MIN);
 const _: () = assert!(HEARTBEAT_INTERVAL_MS_MIN <= HEARTBEAT_INTERVAL_MIN_MS_DEFAULT);
 const _: () = assert!(HEARTBEAT_INTERVAL_MIN_MS_DEFAULT <= HEARTBEAT_INTERVAL_MS_DEFAULT);
 const _: () = assert!(HEARTBEAT_INTERVAL_MS_DEFAULT <= HEARTBEAT_INTERVAL_MAX_MS_DEFAULT);

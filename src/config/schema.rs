@@ -10,7 +10,7 @@ use crate::limits::{
     COUNT_CEILING, DEVICES_PER_CLIENT_DEFAULT, FRAMES_PER_SECOND_DEFAULT, GROUPS_PER_CONNECTION_DEFAULT,
     HEARTBEAT_INTERVAL_MAX_MS_DEFAULT, HEARTBEAT_INTERVAL_MIN_MS_DEFAULT, HEARTBEAT_INTERVAL_MS_DEFAULT,
     HEARTBEAT_INTERVAL_MS_MIN, LOGIN_BODY_BYTES_MAX, LOGINS_PER_SECOND_PER_SHARD_DEFAULT, MEMBERSHIPS_PER_SHARD_DEFAULT,
-    OUTBOUND_BYTES_PER_CONNECTION_DEFAULT, OUTBOUND_BYTES_PER_SHARD_DEFAULT, SHARDS_MAX, TIME_MS_MAX,
+    OUTBOUND_BYTES_PER_CONNECTION_DEFAULT, OUTBOUND_BYTES_PER_SHARD_DEFAULT, SHARDS_MAX, TIME_MS_MAX, TIMER_TICK_MS,
 };
 
 /// One setting: its names, and how to read and write it.
@@ -109,12 +109,12 @@ macro_rules! settings {
 
 const NONE: Bounds = Bounds::NONE;
 
-/// A deadline. Ten milliseconds are the resolution of the timers.
+/// A deadline, not shorter than the timers can tell.
 const DEADLINE: Bounds = Bounds {
-    min: 10,
+    min: TIMER_TICK_MS as u64,
     max: TIME_MS_MAX as u64,
     zero: None,
-    why: "timers tick every 10 ms, and a deadline over a day protects nothing",
+    why: "timers tick every 64 ms, and a deadline over a day protects nothing",
 };
 
 const DELAY: Bounds = Bounds { min: 0, max: TIME_MS_MAX as u64, zero: None, why: "nobody waits longer than a day" };

@@ -184,6 +184,9 @@ fn bounds_are_told_with_their_reason() {
     );
     let wrong = flag_error(&[("timeouts.tcp_user_timeout_ms", "10")]);
     assert!(wrong.contains("it must be 1000 to 86400000, or 0 for the kernel's own rule, because"), "{wrong}");
+    let wrong = flag_error(&[("timeouts.linger_ms", "63")]);
+    let tick = crate::limits::TIMER_TICK_MS;
+    assert!(wrong.contains(&format!("it must be {tick} to 86400000, because timers tick every {tick} ms,")), "{wrong}");
     for (key, text) in [("shards", "257"), ("shards", "-1"), ("limits.frames_per_second", "4294967296"), ("shards", "1e9")] {
         assert!(flag_error(&[(key, text)]).contains(key), "{key} = {text}");
     }

@@ -3,10 +3,13 @@
 //! connection, and is set again if the connection was heard meanwhile.
 #![forbid(unsafe_code)]
 
-use crate::{io::Tick, limits::TIME_MS_MAX};
+use crate::{
+    io::Tick,
+    limits::{TIME_MS_MAX, TIMER_TICK_MS},
+};
 
 /// The width of a bucket.
-pub const BUCKET_MS: u64 = 64;
+pub const BUCKET_MS: u64 = TIMER_TICK_MS as u64;
 /// One turn of the wheel is 131 s; a later deadline lies in the last bucket of the turn, and is put further on from there.
 const BUCKETS: u32 = 1 << BUCKET_BITS;
 const BUCKET_BITS: u32 = 11;
