@@ -93,9 +93,22 @@ pub(crate) struct ConnectArgs {
     /// Clients.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
     pub(crate) connections: u32,
-    /// New connections a second. By default as fast as they are taken.
+    /// New connections a second at most: a ceiling, not a schedule that the gateway is held to, because a client waits for
+    /// answers (see --connecting). The result tells the rate reached. By default as fast as they are taken.
     #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate)]
-    pub(crate) rate: Option<f64>,
+    pub(crate) max_rate: Option<f64>,
+    #[command(flatten)]
+    pub(crate) unused: Unused,
+}
+
+/// What `connect` takes so that one set of options suits all scenarios. It sends no messages, so nothing follows from these.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Unused {
+    #[command(flatten)]
+    pub(crate) payload: Payload,
+    /// As in the other scenarios; without effect here, because `connect` sends no messages. Nor does --payload have any.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) depth: u32,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -116,7 +129,8 @@ pub(crate) struct RouteArgs {
     /// With `--pattern random`: how many peers each client picks from.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) peers: u32,
-    /// Closed loop: messages on their way at once for each active client.
+    /// Closed loop: messages on their way at once for each active client. With `--pattern random` it is so only on average, because
+    /// whoever receives sends the next one: some clients have more on their way for a while, others fewer.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) depth: u32,
     /// Open loop: messages a second in all, on a schedule that does not wait for the gateway.
@@ -248,11 +262,20 @@ mod tests {
             (&["route", "--rate", "0"], "a rate is between"),
             (&["route", "--pattern", "ring"], "possible values: pairs, random"),
             (&["fanout", "--members", "5", "--connections", "5"], "cannot be used with"),
-            (&["connect", "--depth", "5"], "unexpected argument"),
+            (&["connect", "--rate", "5"], "unexpected argument"),
             (&["connect", "--audience", "a"], "--hs256-secret"),
         ] {
             let error = error_of(args);
             assert!(error.contains(words), "{args:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn all_scenarios_take_the_same_options() {
+        for scenario in ["connect", "route", "fanout"] {
+            let options = "--target 127.0.0.1:1 --connections 4 --depth 2 --duration 1s --payload 100 --workers 2 --seed 3";
+            let words = ["bench-client", scenario].into_iter().chain(options.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{scenario}");
         }
     }
 

@@ -31,15 +31,12 @@ use crate::{
     signals::Signals,
     table,
     token::Credentials,
-    verify::PAYLOAD_BYTES_MIN,
 };
 
 /// Members of a group when nothing is said.
 const MEMBERS_DEFAULT: u32 = 1_000;
 /// The longest client prefix: what follows it are the digits of a number, or "-g" and those.
 const PREFIX_BYTES_MAX: usize = NAME_BYTES_MAX - 12;
-/// Descriptors that are kept for everything but connections, where those count against the file limit.
-const DESCRIPTORS_SPARE: u64 = 200;
 
 /// Why there is no result.
 #[derive(Debug)]
@@ -70,10 +67,15 @@ struct Wanted {
 /// # Errors
 /// There is no result.
 pub(crate) fn connect(args: &ConnectArgs) -> Result<u8, Failure> {
-    let wanted = Wanted { connections: args.connections, active: 0, payload_bytes: PAYLOAD_BYTES_MIN, connect_rate: args.rate };
+    let wanted = Wanted {
+        connections: args.connections,
+        active: 0,
+        payload_bytes: args.unused.payload.bytes,
+        connect_rate: args.max_rate,
+    };
     let (plan, kind) = plan_for(&args.common, wanted)?;
     let config = RunConfig { goes_on_without_all: true, deliveries_per_message: 0, ..run_config("connect", kind, &args.common) };
-    let load = Load { planned_connects_per_s: args.rate, ..Load::default() };
+    let load = Load { max_connects_per_s: args.max_rate, ..Load::default() };
     finish(&args.common, measure(plan, &config, load, &ConnectBooks, &block_signals()?, |_, _| Connect)?)
 }
 
@@ -263,7 +265,7 @@ fn check_prefix(prefix: &str) -> Result<(), Failure> {
 /// With epoll every connection is a file; with io_uring only each worker's table is bounded.
 fn check_descriptors(kind: Kind, connections: u32, workers: u32, file_limit: u64) -> Result<(), Failure> {
     let (held, what) = match kind {
-        Kind::Epoll => (file_limit.saturating_sub(DESCRIPTORS_SPARE), "epoll, where every connection is an open file"),
+        Kind::Epoll => (file_limit.saturating_sub(plan::DESCRIPTORS_SPARE), "epoll, where every connection is an open file"),
         Kind::Uring => (u64::from(workers) * u64::from(plan::connections_per_worker(file_limit)), "so many --workers"),
     };
     if u64::from(connections) <= held {

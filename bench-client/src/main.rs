@@ -12,6 +12,7 @@ mod report;
 mod run;
 mod scenario;
 mod signals;
+mod stall;
 mod table;
 mod token;
 mod verify;

@@ -10,8 +10,8 @@ use crate::token::Credentials;
 
 /// The most connections that one source address takes on loopback: the gateway admits 10,000 per address by default.
 pub(crate) const CONNECTIONS_PER_SOURCE: u32 = 8_000;
-/// Descriptors that a worker leaves to everything but connections.
-const DESCRIPTORS_SPARE: u64 = 500;
+/// Descriptors that are kept for everything but connections: rings, eventfds, standard streams, files of the run.
+pub(crate) const DESCRIPTORS_SPARE: u64 = 500;
 
 /// One run, as all its workers see it.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ pub(crate) struct Plan {
     /// Tells this run's messages from those of any other.
     pub(crate) run: u32,
     pub(crate) payload_bytes: usize,
-    /// New connections a second, all workers together; as fast as `connecting` lets it when `None`.
+    /// New connections a second at most, all workers together; as fast as `connecting` lets it when `None`.
     pub(crate) connect_rate: Option<f64>,
     /// Connections on their way to being logged in at once, all workers together.
     pub(crate) connecting: u32,

@@ -71,7 +71,7 @@ pub(crate) struct Load {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) planned_rate_per_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) planned_connects_per_s: Option<f64>,
+    pub(crate) max_connects_per_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) groups: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]

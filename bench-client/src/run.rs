@@ -24,6 +24,7 @@ use crate::{
     progress::{Progress, Stage},
     scenario::{Books, Scenario},
     signals::Signals,
+    stall::{SEND_STALL, StallClock, outstanding},
 };
 
 /// Messages in each ring of the mesh.
@@ -32,8 +33,6 @@ const RING_MESSAGES: usize = 64;
 const POLL: Duration = Duration::from_millis(5);
 /// The ramp is given up when nobody became ready for this long.
 const RAMP_STALL: Duration = Duration::from_secs(15);
-/// The sending phase is given up when nothing arrived for this long.
-const SEND_STALL: Duration = Duration::from_secs(5);
 /// The time for an orderly end of all connections.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
 /// After this the workers themselves are given up.
@@ -315,15 +314,12 @@ impl Lead<'_> {
 
     /// The phase itself.
     fn watch(&mut self, begun: Instant) -> anyhow::Result<()> {
-        let (mut moved, mut last) = (0, begun);
+        let mut clock = StallClock::start(begun);
         while begun.elapsed() < self.config.duration {
             thread::sleep(POLL.min(self.config.duration.saturating_sub(begun.elapsed())));
             let tally = self.crew.poll()?;
             self.progress.show(Stage::Phase { elapsed: begun.elapsed(), of: self.config.duration }, &tally);
-            if tally.received > moved || tally.sent == 0 {
-                (moved, last) = (tally.received, Instant::now());
-            }
-            if last.elapsed() > SEND_STALL {
+            if clock.is_stalled(&tally, self.config.deliveries_per_message, Instant::now()) {
                 self.reasons.push(format!("nothing arrived any more for {} s, so the run was ended early", SEND_STALL.as_secs()));
                 break;
             }
@@ -347,8 +343,8 @@ impl Lead<'_> {
             if moved != Some(tally) {
                 (moved, last) = (Some(tally), Instant::now());
             }
-            let expected = (tally.sent - tally.refused) * self.config.deliveries_per_message;
-            if tally.is_quiet && tally.received >= expected || last.elapsed() > self.config.drain {
+            let is_settled = tally.is_quiet && outstanding(&tally, self.config.deliveries_per_message) == 0;
+            if is_settled || last.elapsed() > self.config.drain {
                 return Ok(());
             }
             if begun.elapsed() > self.config.drain * 10 {

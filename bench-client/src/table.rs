@@ -39,7 +39,8 @@ pub(crate) fn rows(report: &Report) -> Vec<(String, String)> {
             report.host.reactor
         ),
     );
-    row("connected", format!("{} per second", grouped(report.connects_per_s as u64)));
+    let ceiling = report.load.max_connects_per_s.map_or(String::new(), |max| format!(", of {} at most", grouped(max as u64)));
+    row("connected", format!("{} per second{ceiling}", grouped(report.connects_per_s as u64)));
     if report.failed_connects + report.retried_connects + report.dropped_connections > 0 {
         let (failed, retried, dropped) = (report.failed_connects, report.retried_connects, report.dropped_connections);
         row("connections", format!("{failed} failed, {retried} attempts repeated, {dropped} dropped"));

@@ -149,7 +149,7 @@ fn every_scenario_is_exact_on_both_reactors_and_its_result_is_as_documented() {
         schema::check(&object, Made::default());
         assert_eq!(object["expected"].as_u64(), object["sent"].as_u64().map(|sent| sent * 20));
 
-        let connect = ["connect", "--connections", "200", "--rate", "1000", "--duration", "500ms", "--reactor", reactor];
+        let connect = ["connect", "--connections", "200", "--max-rate", "1000", "--duration", "500ms", "--reactor", reactor];
         let (code, object) = result(&gateway, &connect);
         assert_eq!(code, 0, "{object:#}");
         schema::check(&object, Made { ramp_rate: true, ..Made::default() });
