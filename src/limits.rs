@@ -119,3 +119,46 @@ pub const RECEIVE_BUFFERS_PER_SHARD_MAX: u32 = 4 * 1024;
 /// Batches that fit into the ring between two shards, for a small mesh; a large one has N² rings and takes smaller ones.
 pub const RING_BATCHES_MAX: usize = 256;
 pub const RING_BATCHES_MIN: usize = 16;
+
+/// Events that a reactor works through in one turn.
+pub const EVENTS_PER_TURN: usize = 1024;
+/// Edges that the epoll reactor takes from the kernel in one turn.
+pub const EDGES_PER_TURN: usize = 1024;
+/// Messages taken from each peer in one turn.
+pub const MESSAGES_PER_TURN: usize = 16;
+/// Timers that fire in one turn at most; the rest wait for the next.
+pub const TIMERS_PER_TURN: usize = 4096;
+/// The move of a connection to its home that was refused is tried again so often: bytes may have come in between, or its home may be full for a moment.
+pub const MOVES_AGAIN_MAX: u8 = 3;
+/// The pause before that, unless bytes come.
+pub const MOVE_AGAIN_MS: u32 = 20;
+/// Messages to groups, with receipts, that may be under way from one home shard at a time.
+pub const GROUP_RECEIPTS_MAX: usize = 65_536;
+/// Scrapers of metrics served at a time; more wait.
+pub const SCRAPERS_MAX: usize = 16;
+
+/// Batches that are sent even though the turn goes on: keeps entries of the ring from growing without end.
+pub const RING_BATCH_BYTES_MAX: usize = 64 * 1024;
+/// Beyond this many bytes that wait for room in the ring to one shard, the connections are no longer read.
+pub const RING_BACKLOG_BYTES_HIGH: usize = 1024 * 1024;
+/// Beyond this many, messages are dropped and counted.
+pub const RING_BACKLOG_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Idle batches that a shard keeps for reuse.
+pub const POOLED_BATCHES_MAX: usize = 64;
+/// A send buffer that grew larger is given back to the allocator instead of the pool.
+pub const POOLED_BUFFER_BYTES_MAX: usize = 4 * 1024;
+/// So many idle send buffers are kept.
+pub const POOLED_BUFFERS_MAX: usize = 1024;
+
+/// Submissions to io_uring that fit before one more system call is made. More would only cost memory.
+pub const URING_SUBMISSIONS: u32 = 1024;
+/// Completions that fit before the kernel has to keep them aside, between these bounds; two for each connection.
+pub const URING_COMPLETIONS_MIN: u32 = 4096;
+pub const URING_COMPLETIONS_MAX: u32 = 32_768;
+/// With this share of the slots left on io_uring, within these bounds, connections are accepted one by one. A burst that the multishot accept takes
+/// before it is cancelled has to fit in.
+pub const URING_HEADROOM_SHARE: u32 = 8;
+pub const URING_HEADROOM_MIN: u32 = 64;
+pub const URING_HEADROOM_MAX: u32 = 4096;
+
+const _: () = assert!(RING_BATCH_BYTES_MAX < RING_BACKLOG_BYTES_HIGH && RING_BACKLOG_BYTES_HIGH < RING_BACKLOG_BYTES_MAX);

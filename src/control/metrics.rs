@@ -19,10 +19,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::Stats;
+use crate::limits::SCRAPERS_MAX;
 use crate::stats::{Kind, PerCode, Plain, ShardStats};
 
-/// Scrapers served at a time; more wait.
-const SCRAPERS_MAX: usize = 16;
 /// A scraper that sends its request more slowly is dropped.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 

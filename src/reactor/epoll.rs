@@ -34,11 +34,9 @@ use super::{Backend, Event, Parcel, Peers, Setup, Sink, Wait, socket};
 use crate::{
     ids::{ConnId, ShardId},
     io::Chunk,
-    limits::{ACCEPTS_PER_TURN, RECEIVE_TURN_BYTES},
+    limits::{ACCEPTS_PER_TURN, EDGES_PER_TURN, RECEIVE_TURN_BYTES},
 };
 
-/// Edges taken from the kernel in one turn.
-const EDGES_PER_TURN: usize = 1024;
 /// Marks of registrations that are no connection; a [`ConnId`] leaves the upper byte 0.
 const LISTENER: u64 = 1 << 56;
 const BELL: u64 = 2 << 56;

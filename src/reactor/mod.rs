@@ -26,14 +26,11 @@ use std::{
 use crate::{
     ids::{ConnId, ShardId},
     io::{Chunk, Input, Machine, Output, Tick},
+    limits::{EVENTS_PER_TURN, MESSAGES_PER_TURN},
     mesh::Port,
     stats::ReactorStats,
 };
 
-/// Events taken from the backend in one turn.
-const EVENTS_PER_TURN: usize = 1024;
-/// Messages taken from each peer in one turn.
-const MESSAGES_PER_TURN: usize = 16;
 /// A refused post is tried again after this long at the latest.
 const REFUSED_POST_RETRY_US: u64 = 500;
 

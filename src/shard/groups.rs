@@ -13,6 +13,7 @@ use super::{
     message::{Receipt, Tally},
 };
 use crate::ids::{ConnId, ShardId};
+use crate::limits::GROUP_RECEIPTS_MAX;
 
 /// One connection's place in one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,9 +196,6 @@ pub struct HomeGroups {
     counts: Slab<Count>,
 }
 
-/// Messages with receipts that may be under way from one home at a time.
-const COUNTS_MAX: usize = 65_536;
-
 impl HomeGroups {
     /// None.
     pub fn new(keyed: Keyed) -> HomeGroups {
@@ -243,7 +241,7 @@ impl HomeGroups {
 
     /// Starts counting the receivers on `outstanding` shards. `None` when too many counts are under way.
     pub fn count(&mut self, outstanding: usize, receipt: Receipt) -> Option<u32> {
-        if self.counts.len() >= COUNTS_MAX {
+        if self.counts.len() >= GROUP_RECEIPTS_MAX {
             return None;
         }
         Some(self.counts.insert(Count { outstanding: outstanding as u16, tally: Tally::default(), receipt }) as u32)

@@ -12,14 +12,10 @@ use super::{
 use crate::{
     ids::ConnId,
     io::Output,
+    limits::{MOVE_AGAIN_MS, MOVES_AGAIN_MAX},
     session::{Identity, Policy, Rate, Refusal, Session, Verdict, check_login},
     wire::{ErrorCode, Frame, body},
 };
-
-/// A move that was refused is tried again so often: bytes may have come in between, or its home may be full for a moment.
-const MOVES_AGAIN_MAX: u8 = 3;
-/// The pause before that, unless bytes come.
-const MOVE_AGAIN_MS: u32 = 20;
 
 impl Shard {
     pub(super) fn handle_accepted(&mut self, conn: ConnId, peer: IpAddr) {

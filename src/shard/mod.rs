@@ -32,6 +32,7 @@ use slab::Slab;
 use crate::{
     ids::{ConnId, ShardId},
     io::{Input, Machine, Output, Tick},
+    limits::TIMERS_PER_TURN,
     session::{Bucket, Rate, Rules},
     stats::ShardStats,
 };
@@ -44,9 +45,6 @@ use hash::{Keyed, home};
 use outbound::{Outbound, Pool};
 use outbox::Outbox;
 use timers::Wheel;
-
-/// Timers that fire in one turn at most; the rest wait for the next.
-const TIMERS_PER_TURN: usize = 4096;
 
 /// Bounds of one shard. 0 means no limit where it says so.
 #[derive(Clone, Copy, Debug)]

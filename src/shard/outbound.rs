@@ -6,15 +6,12 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::io::{Chunk, Tick};
+use crate::limits::{POOLED_BUFFER_BYTES_MAX, POOLED_BUFFERS_MAX};
 
 /// Frames from this size on are shared between their receivers instead of copied.
 pub const SHARE_BYTES_MIN: usize = 4 * 1024;
 /// A chunk is not larger than this. It is what must reach the kernel within the write deadline: 1.6 kB/s by default.
 const CHUNK_BYTES_MAX: usize = 16 * 1024;
-/// A buffer that grew larger is given back to the allocator instead of the pool.
-const POOLED_BYTES_MAX: usize = 4 * 1024;
-/// So many idle buffers are kept.
-const POOL_MAX: usize = 1024;
 
 /// An encoded frame on its way to one or many connections.
 pub struct Framed<'a> {
@@ -148,7 +145,7 @@ impl Pool {
     }
 
     fn give(&mut self, buffer: Vec<u8>) {
-        if buffer.capacity() > 0 && buffer.capacity() <= POOLED_BYTES_MAX && self.0.len() < POOL_MAX {
+        if buffer.capacity() > 0 && buffer.capacity() <= POOLED_BUFFER_BYTES_MAX && self.0.len() < POOLED_BUFFERS_MAX {
             self.0.push(Pool::cleared(buffer));
         }
     }

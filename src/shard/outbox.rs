@@ -5,17 +5,7 @@ use std::collections::VecDeque;
 
 use super::message::{Batch, Item};
 use crate::ids::ShardId;
-
-/// Batches that are sent even though the turn goes on: keeps entries of the ring from growing without end.
-const BATCH_BYTES_MAX: usize = 64 * 1024;
-/// Beyond this backlog for one shard, the connections are no longer read.
-pub const BACKLOG_BYTES_HIGH: usize = 1024 * 1024;
-/// Beyond this backlog for one shard, messages are dropped and counted.
-pub const BACKLOG_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Idle batches kept for reuse.
-const POOL_MAX: usize = 64;
-
-const _: () = assert!(BATCH_BYTES_MAX < BACKLOG_BYTES_HIGH && BACKLOG_BYTES_HIGH < BACKLOG_BYTES_MAX);
+use crate::limits::{POOLED_BATCHES_MAX, RING_BACKLOG_BYTES_HIGH, RING_BACKLOG_BYTES_MAX, RING_BATCH_BYTES_MAX};
 
 #[derive(Debug, Default)]
 struct Lane {
@@ -48,7 +38,7 @@ impl Outbox {
     /// Returns false if it was dropped because the backlog is full.
     #[must_use = "what was dropped must be counted"]
     pub fn put(&mut self, to: ShardId, fill: impl FnOnce(&mut Batch) -> Item) -> bool {
-        let room = self.lanes[to.index()].backlog <= BACKLOG_BYTES_MAX;
+        let room = self.lanes[to.index()].backlog <= RING_BACKLOG_BYTES_MAX;
         if room {
             self.put_vital(to, fill);
         }
@@ -66,7 +56,7 @@ impl Outbox {
         let after = batch.weight();
         lane.backlog += after - before;
         self.backlog += after - before;
-        if after >= BATCH_BYTES_MAX {
+        if after >= RING_BATCH_BYTES_MAX {
             lane.waiting.extend(lane.open.take());
         }
     }
@@ -105,8 +95,8 @@ impl Outbox {
 
     /// Takes a batch that was worked through.
     pub fn recycle(&mut self, mut batch: Box<Batch>) {
-        if self.pool.len() < POOL_MAX {
-            batch.clear(BATCH_BYTES_MAX);
+        if self.pool.len() < POOLED_BATCHES_MAX {
+            batch.clear(RING_BATCH_BYTES_MAX);
             self.pool.push(batch);
         }
     }
@@ -118,6 +108,6 @@ impl Outbox {
 
     /// Whether some lane is so full that no more input should come.
     pub fn is_congested(&self) -> bool {
-        self.backlog > BACKLOG_BYTES_HIGH && self.lanes.iter().any(|lane| lane.backlog > BACKLOG_BYTES_HIGH)
+        self.backlog > RING_BACKLOG_BYTES_HIGH && self.lanes.iter().any(|lane| lane.backlog > RING_BACKLOG_BYTES_HIGH)
     }
 }

@@ -17,13 +17,10 @@ use super::{
     Uring, ops,
     table::Phase,
 };
-use crate::{ids::ConnId, limits::ACCEPT_PAUSE_MS};
-
-/// With this share of the slots left, within these bounds, connections are accepted one by one. A burst that the multishot accept takes
-/// before it is cancelled has to fit in.
-const HEADROOM_SHARE: u32 = 8;
-const HEADROOM_MIN: u32 = 64;
-const HEADROOM_MAX: u32 = 4096;
+use crate::{
+    ids::ConnId,
+    limits::{ACCEPT_PAUSE_MS, URING_HEADROOM_MAX, URING_HEADROOM_MIN, URING_HEADROOM_SHARE},
+};
 
 /// The listener, and what is known of accepting.
 pub(super) struct Acceptor {
@@ -63,7 +60,7 @@ impl Acceptor {
                 _ => size_of::<libc::sockaddr_in>() as u32,
             };
         }
-        let headroom = (slots / HEADROOM_SHARE).clamp(HEADROOM_MIN, HEADROOM_MAX);
+        let headroom = (slots / URING_HEADROOM_SHARE).clamp(URING_HEADROOM_MIN, URING_HEADROOM_MAX);
         let names = slab::Slab::new();
         Ok(Acceptor { listener, address_bytes, names, headroom, state: State::Idle, stopped: false, retry_at: None })
     }

@@ -5,13 +5,9 @@ use std::{collections::VecDeque, io, os::fd::AsRawFd, sync::Arc, time::Duration}
 use io_uring::{EnterFlags, IoUring, cqueue, squeue, types::CancelBuilder, types::Timespec};
 
 use super::super::Wait;
+use crate::limits::{URING_COMPLETIONS_MAX, URING_COMPLETIONS_MIN, URING_SUBMISSIONS};
 use crate::stats::ReactorStats;
 
-/// Submissions that fit before one more system call is made. More would only cost memory.
-const SUBMISSIONS: u32 = 1024;
-/// Completions that fit before the kernel has to keep them aside, between these bounds; two for each connection.
-const COMPLETIONS_MIN: u32 = 4096;
-const COMPLETIONS_MAX: u32 = 32_768;
 /// How long a ring that is dropped waits for its operations to be cancelled.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -60,8 +56,8 @@ pub(in super::super) fn build(submissions: u32, completions: u32) -> io::Result<
 impl Ring {
     /// A ring with a table of `slots` direct descriptors.
     pub(super) fn new(slots: u32, stats: Arc<ReactorStats>) -> io::Result<Ring> {
-        let completions = slots.saturating_mul(2).clamp(COMPLETIONS_MIN, COMPLETIONS_MAX).next_power_of_two();
-        let ring = build(SUBMISSIONS, completions)?;
+        let completions = slots.saturating_mul(2).clamp(URING_COMPLETIONS_MIN, URING_COMPLETIONS_MAX).next_power_of_two();
+        let ring = build(URING_SUBMISSIONS, completions)?;
         ring.submitter().register_files_sparse(slots).map_err(|error| explain_table(slots, &error))?;
         // Only `shutdown` goes to a worker. A kernel before 5.15 does not know the call, and has its own bounds.
         let _ = ring.submitter().register_iowq_max_workers(&mut [1, 1]);

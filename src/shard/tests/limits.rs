@@ -180,10 +180,10 @@ fn a_full_mesh_stops_reading_then_drops_and_tells() {
         sent += 1;
         assert!(sent < 1_000, "the backlog grows without end");
         let backlog = bench.shard.residue().backlog_bytes;
-        assert_eq!(bench.shard.is_congested(), backlog > outbox::BACKLOG_BYTES_HIGH);
+        assert_eq!(bench.shard.is_congested(), backlog > crate::limits::RING_BACKLOG_BYTES_HIGH);
     }
     assert_eq!(bench.stats.dropped_mesh_full.get(), 1);
-    assert!(bench.shard.residue().backlog_bytes < outbox::BACKLOG_BYTES_MAX + 100_000);
+    assert!(bench.shard.residue().backlog_bytes < crate::limits::RING_BACKLOG_BYTES_MAX + 100_000);
     bench.refuse_posts = false;
     bench.turn();
     assert!(!bench.shard.is_congested());
