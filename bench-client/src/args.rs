@@ -9,8 +9,8 @@ use crate::verify::PAYLOAD_BYTES_MIN;
 
 /// A load simulator for long-connection gateways: connects many clients, lets them talk, and checks every message.
 ///
-/// Exit status: 0 all messages were exact and the run is valid; 1 a message was lost, duplicated, reordered, misdelivered or
-/// corrupted; 2 the run is not valid or could not be made, with the reason; 64 wrong use.
+/// Exit status: 0 all messages were exact and the run is valid; 1 a message was lost, duplicated, reordered, misdelivered,
+/// corrupted, or delivered though refused; 2 the run is not valid or could not be made, with the reason; 64 wrong use.
 #[derive(Debug, Parser)]
 #[command(name = "bench-client", version, max_term_width = 120)]
 pub(crate) struct Cli {

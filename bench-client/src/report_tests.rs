@@ -9,6 +9,7 @@ use crate::{
     measure,
     plan::example,
     run::ServerUse,
+    scenario::Settled,
 };
 
 #[path = "../tests/schema/mod.rs"]
@@ -32,10 +33,10 @@ fn finished() -> Finished {
     outcome.tally = Tally { ready: 10, sent: 1_000, received: 1_000, received_in_phase: 900, ..Tally::default() };
     outcome.latency_us.record_n(200, 1_000).expect("in bounds");
     outcome.lag_us.record_n(50, 1_000).expect("in bounds");
+    outcome.turn_lag_us.record_n(50, 1_000).expect("in bounds");
     Finished {
         outcome,
-        expected: 1_000,
-        lost: 0,
+        settled: Settled { expected: 1_000, ..Settled::default() },
         ramp: Duration::from_millis(20),
         phase: Duration::from_secs(2),
         client_cpu_cores: 0.5,
@@ -67,8 +68,9 @@ fn a_clean_run_is_valid() {
 
 #[test]
 fn every_fault_ends_in_1() {
-    let faults: [fn(&mut Finished); 5] = [
-        |finished| finished.lost = 1,
+    let faults: [fn(&mut Finished); 6] = [
+        |finished| finished.settled.lost = 1,
+        |finished| finished.settled.contradicted = 1,
         |finished| finished.outcome.tally.duplicated = 1,
         |finished| finished.outcome.tally.reordered = 1,
         |finished| finished.outcome.tally.misdelivered = 1,
@@ -85,10 +87,11 @@ fn every_fault_ends_in_1() {
 #[test]
 fn what_is_no_fault_of_the_gateway_ends_in_2_with_the_reason() {
     type Spoil = fn(&mut Finished);
-    let spoilers: [(Spoil, &str); 4] = [
+    let spoilers: [(Spoil, &str); 5] = [
         (|finished| finished.outcome.tally.failed = 2, "2 of 10 clients could not log in"),
         (|finished| finished.outcome.tally.dropped = 3, "3 connections ended before they should"),
         (|finished| finished.outcome.tally.refused = 4, "refused 4 of 1000 messages"),
+        (|finished| finished.outcome.tally.is_backlogged = true, "the queue of this client was full"),
         (|finished| finished.reasons.push("interrupted after 1 s".into()), "interrupted"),
     ];
     for (spoil, words) in spoilers {
@@ -113,6 +116,32 @@ fn a_late_client_calls_its_own_open_loop_invalid() {
 }
 
 #[test]
+fn a_worker_that_only_receives_late_makes_the_open_loop_invalid() {
+    let mut late = finished();
+    late.outcome.turn_lag_us.record_n(1_500, 20).expect("in bounds");
+    let late = report(open(), &late);
+    assert_eq!(late.exit_code(), 2);
+    assert!(late.invalid_reasons[0].contains("1 % of its turns"), "{:?}", late.invalid_reasons);
+}
+
+#[test]
+fn a_few_very_late_sends_count_unless_they_are_small_beside_the_latency() {
+    // 9 of 1,009: the 99th percentile knows nothing of them.
+    let late_by = |us: u64, latency_us: u64| {
+        let mut late = finished();
+        late.outcome.lag_us.record_n(us, 9).expect("in bounds");
+        late.outcome.latency_us.record_n(latency_us, 9).expect("in bounds");
+        report(open(), &late)
+    };
+    assert_eq!(late_by(9_000, 9_000).exit_code(), 0);
+    let late = late_by(2_000_000, 2_000_000);
+    assert_eq!(late.exit_code(), 2);
+    assert!(late.invalid_reasons[0].contains("0.1 % of its sends"), "{:?}", late.invalid_reasons);
+    assert_eq!(late_by(20_000, 190_000).exit_code(), 2);
+    assert_eq!(late_by(20_000, 210_000).exit_code(), 0);
+}
+
+#[test]
 fn results_are_as_documented() {
     let json = |report: &Report| serde_json::to_value(report).expect("JSON");
     schema::check(&json(&report(closed(), &finished())), schema::Made::default());
@@ -133,7 +162,12 @@ fn results_are_as_documented() {
     assert!(busy.invalid_reasons[0].contains("--limits-frames-per-second"), "{:?}", busy.invalid_reasons);
 
     let nothing = Finished {
-        outcome: Outcome { latency_us: measure::histogram(), lag_us: measure::histogram(), ..Outcome::new() },
+        outcome: Outcome {
+            latency_us: measure::histogram(),
+            lag_us: measure::histogram(),
+            turn_lag_us: measure::histogram(),
+            ..Outcome::new()
+        },
         ..finished()
     };
     schema::check(&json(&report(open(), &nothing)), schema::Made { open_loop: true, ..Default::default() });

@@ -22,7 +22,7 @@ use crate::{
     measure::{self, CpuReading},
     plan::Plan,
     progress::{Progress, Stage},
-    scenario::{Books, Scenario},
+    scenario::{Books, Scenario, Settled},
     signals::Signals,
     stall::{SEND_STALL, StallClock, outstanding},
 };
@@ -71,9 +71,7 @@ pub(crate) struct ServerUse {
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) outcome: Outcome,
-    /// Deliveries that should have been, and those that were not.
-    pub(crate) expected: u64,
-    pub(crate) lost: u64,
+    pub(crate) settled: Settled,
     pub(crate) ramp: Duration,
     /// How long the sending (or holding) phase really lasted.
     pub(crate) phase: Duration,
@@ -243,7 +241,7 @@ impl Lead<'_> {
         let pid = server.as_ref().map(|probe| probe.pid);
         let phase = if ready { Some(self.phase(pid)?) } else { None };
         let (outcome, ledgers) = self.leave()?;
-        let (expected, lost) = books.settle(&self.plan, &ledgers);
+        let settled = books.settle(&self.plan, &ledgers);
         let server = phase.as_ref().and_then(|phase| phase.theirs).map(|[start, end, after]| ServerUse {
             cpu: after.used_since(&start),
             cpu_cores: end.cores_since(&start),
@@ -251,8 +249,7 @@ impl Lead<'_> {
         });
         Ok(Finished {
             outcome,
-            expected,
-            lost,
+            settled,
             ramp,
             phase: phase.as_ref().map_or(Duration::ZERO, |phase| phase.lasted),
             client_cpu_cores: phase.as_ref().map_or(0.0, |phase| phase.ours.1.cores_since(&phase.ours.0)),
@@ -321,6 +318,10 @@ impl Lead<'_> {
             self.progress.show(Stage::Phase { elapsed: begun.elapsed(), of: self.config.duration }, &tally);
             if clock.is_stalled(&tally, self.config.deliveries_per_message, Instant::now()) {
                 self.reasons.push(format!("nothing arrived any more for {} s, so the run was ended early", SEND_STALL.as_secs()));
+                break;
+            }
+            if tally.is_backlogged {
+                // The result says why: see `Report`.
                 break;
             }
             if self.signals.interrupted() {

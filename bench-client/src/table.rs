@@ -65,12 +65,13 @@ pub(crate) fn rows(report: &Report) -> Vec<(String, String)> {
         row(
             "faults",
             format!(
-                "{} lost, {} duplicated, {} reordered, {} misdelivered, {} corrupted",
-                report.lost, report.duplicated, report.reordered, report.misdelivered, report.corrupted
+                "{} lost, {} duplicated, {} reordered, {} misdelivered, {} corrupted, {} refused and yet delivered",
+                report.lost, report.duplicated, report.reordered, report.misdelivered, report.corrupted, report.contradicted
             ),
         );
     }
-    for (label, percentiles) in [("latency", report.latency_us), ("schedule lag", report.schedule_lag_us.flatten())] {
+    let lags = [("schedule lag", report.schedule_lag_us.flatten()), ("turn lag", report.turn_lag_us.flatten())];
+    for (label, percentiles) in [("latency", report.latency_us)].into_iter().chain(lags) {
         if let Some(p) = percentiles {
             let text = [("p50", p.p50), ("p90", p.p90), ("p99", p.p99), ("p99.9", p.p999), ("max", p.max)];
             row(label, text.map(|(name, us)| format!("{name} {}", micros(us))).join(", "));

@@ -101,7 +101,7 @@ pub(crate) enum Arrival {
 }
 
 /// The receiving ends of many streams.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Inbound {
     /// The sequence after the highest that came, by stream.
     next: Vec<u32>,
@@ -132,13 +132,22 @@ impl Inbound {
         Arrival::Reordered
     }
 
-    /// How many different messages came, by stream.
-    pub(crate) fn into_counts(self) -> Vec<u32> {
-        let mut counts = self.next;
-        for (stream, gaps) in self.gaps {
-            counts[stream] -= gaps.iter().map(|gap| gap.end - gap.start).sum::<u32>();
-        }
-        counts
+    /// How many different messages of a stream came.
+    pub(crate) fn count(&self, stream: usize) -> u32 {
+        let missing = self.gaps.get(&stream).into_iter().flatten().map(|gap| gap.end - gap.start).sum::<u32>();
+        self.next[stream] - missing
+    }
+
+    /// How many of these messages of a stream, in ascending order, came.
+    pub(crate) fn count_among(&self, stream: usize, sequences: impl Iterator<Item = u32>) -> u32 {
+        let mut gaps = self.gaps.get(&stream).cloned().unwrap_or_default();
+        gaps.sort_unstable_by_key(|gap| gap.start);
+        let mut gaps = gaps.into_iter().peekable();
+        let came = sequences.take_while(|sequence| *sequence < self.next[stream]).filter(|sequence| {
+            while gaps.next_if(|gap| gap.end <= *sequence).is_some() {}
+            gaps.peek().is_none_or(|gap| *sequence < gap.start)
+        });
+        came.count() as u32
     }
 }
 
@@ -154,7 +163,7 @@ mod tests {
     fn feed(sequences: &[u32]) -> (Vec<Arrival>, u32) {
         let mut inbound = Inbound::new(2);
         let arrivals = sequences.iter().map(|&sequence| inbound.take(1, sequence)).collect();
-        (arrivals, inbound.into_counts()[1])
+        (arrivals, inbound.count(1))
     }
 
     fn newest(passed: Range<u32>) -> Arrival {
@@ -225,5 +234,17 @@ mod tests {
         assert_eq!(arrivals[1..4], [Arrival::Reordered, Arrival::Reordered, Arrival::Reordered]);
         assert_eq!(arrivals[4..], [Arrival::Duplicate, Arrival::Reordered]);
         assert_eq!(count, 5);
+    }
+
+    #[test]
+    fn what_came_is_told_from_what_did_not() {
+        let mut inbound = Inbound::new(1);
+        // 0 to 3 and 6, 7 are missing, and so is everything from 10 on.
+        for sequence in [9, 4, 5, 8] {
+            inbound.take(0, sequence);
+        }
+        assert_eq!(inbound.count_among(0, 0..20), 4);
+        assert_eq!(inbound.count_among(0, [3, 4, 6, 8, 10].into_iter()), 2);
+        assert_eq!(inbound.count(0), 4);
     }
 }

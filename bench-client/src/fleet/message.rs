@@ -1,12 +1,12 @@
 //! What workers and the main thread tell each other over the mesh.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hdrhistogram::Histogram;
 use weir::io::Tick;
 
-use crate::measure;
+use crate::{measure, verify::Inbound};
 
 /// A message of the mesh. The main thread's port is the one after the workers'.
 #[derive(Debug)]
@@ -54,6 +54,8 @@ pub(crate) struct Tally {
     pub(crate) pongs: u64,
     /// When the last client so far became ready; the latest of all workers.
     pub(crate) last_arrival: Tick,
+    /// The gateway took messages so much slower than they were planned that no more were sent.
+    pub(crate) is_backlogged: bool,
     /// No SEND will follow in this phase.
     pub(crate) is_quiet: bool,
 }
@@ -76,6 +78,7 @@ impl Tally {
         self.pings += other.pings;
         self.pongs += other.pongs;
         self.last_arrival = self.last_arrival.max(other.last_arrival);
+        self.is_backlogged |= other.is_backlogged;
         self.is_quiet &= other.is_quiet;
     }
 
@@ -86,22 +89,14 @@ impl Tally {
 }
 
 /// What a worker knows of the streams of messages that begin or end at it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(crate) struct Ledger {
     /// SENDs by outgoing stream.
     pub(crate) sent: Vec<u32>,
-    /// Those of them that the gateway refused, for the few streams where it did.
-    pub(crate) refused: BTreeMap<u32, u32>,
-    /// Different messages received, by incoming stream.
-    pub(crate) received: Vec<u32>,
-}
-
-impl Ledger {
-    /// The messages of an outgoing stream that the gateway took.
-    pub(crate) fn taken(&self, stream: usize) -> u32 {
-        let refused = self.refused.get(&(stream as u32)).copied().unwrap_or(0);
-        self.sent[stream].saturating_sub(refused)
-    }
+    /// The sequences of those that the gateway refused, for the few streams where it did.
+    pub(crate) refused: BTreeMap<u32, BTreeSet<u32>>,
+    /// What came, by incoming stream.
+    pub(crate) received: Inbound,
 }
 
 /// Why something was refused or ended: how often, and what was said the first time.
@@ -116,6 +111,8 @@ pub(crate) struct Outcome {
     pub(crate) latency_us: Histogram<u64>,
     /// From the planned to the actual send time, microseconds.
     pub(crate) lag_us: Histogram<u64>,
+    /// From the planned to the actual turns of the workers in the open loop, microseconds.
+    pub(crate) turn_lag_us: Histogram<u64>,
     /// PING to PONG, microseconds.
     pub(crate) rtt_us: Histogram<u64>,
     /// Refused SENDs, by code.
@@ -136,6 +133,7 @@ impl Outcome {
             ledger: Ledger::default(),
             latency_us: measure::histogram(),
             lag_us: measure::histogram(),
+            turn_lag_us: measure::histogram(),
             rtt_us: measure::histogram(),
             refusals: Causes::new(),
             endings: Causes::new(),
@@ -146,9 +144,12 @@ impl Outcome {
     /// Adds another worker's results, except its ledger.
     pub(crate) fn merge(&mut self, other: &Outcome) {
         self.tally.add(&other.tally);
-        for (ours, theirs) in
-            [(&mut self.latency_us, &other.latency_us), (&mut self.lag_us, &other.lag_us), (&mut self.rtt_us, &other.rtt_us)]
-        {
+        for (ours, theirs) in [
+            (&mut self.latency_us, &other.latency_us),
+            (&mut self.lag_us, &other.lag_us),
+            (&mut self.turn_lag_us, &other.turn_lag_us),
+            (&mut self.rtt_us, &other.rtt_us),
+        ] {
             ours.add(theirs).expect("all histograms have the same bounds");
         }
         for (ours, theirs) in [(&mut self.refusals, &other.refusals), (&mut self.endings, &other.endings)] {

@@ -26,7 +26,7 @@ use weir::{
 #[cfg(test)]
 pub(crate) use message::count_cause;
 pub(crate) use message::{Causes, Ledger, Message, Outcome, Tally};
-pub(crate) use net::{Net, slot_of_id};
+pub(crate) use net::{Net, sequence_of_id, slot_of_id};
 
 use self::{leave::Leaving, link::State, ramp::Ramp};
 use crate::{plan::Plan, scenario::Scenario};
@@ -221,6 +221,7 @@ impl<S: Scenario> Machine for Fleet<S> {
             link.is_dirty = false;
             if link.may_send() && !link.in_flight && !link.out.is_empty() {
                 link.in_flight = true;
+                self.net.queued_bytes -= link.out.len();
                 return Some(Output::Send { conn: link.conn, chunk: Chunk::Owned(std::mem::take(&mut link.out)) });
             }
         }

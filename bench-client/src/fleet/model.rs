@@ -47,6 +47,8 @@ pub(super) struct Script {
     pub(super) ignores_pings: bool,
     /// Bytes reach the clients in pieces of this size; 0 for whole.
     pub(super) piece_bytes: usize,
+    /// After so many deliveries it takes nothing more, as a stopped process: chunks stay with the reactor.
+    pub(super) takes_no_more_after: Option<u64>,
 }
 
 /// One side of a connection: which worker's, and its slot.
@@ -81,6 +83,8 @@ pub(super) struct World<S> {
     outcomes: Vec<Option<Box<Outcome>>>,
     /// Connections that were there at once, at most.
     pub(super) peak: usize,
+    /// A worker that gets no turns, as if it lacked the core.
+    pub(super) asleep: Option<usize>,
 }
 
 impl<S: Scenario> World<S> {
@@ -99,6 +103,7 @@ impl<S: Scenario> World<S> {
             tallies: vec![super::Tally::default(); plan.workers as usize],
             outcomes: (0..plan.workers).map(|_| None).collect(),
             peak: 0,
+            asleep: None,
         }
     }
 
@@ -147,9 +152,14 @@ impl<S: Scenario> World<S> {
     /// One turn of every reactor.
     fn turn(&mut self) {
         for (to, from, message) in std::mem::take(&mut self.mail) {
+            if self.asleep == Some(to) {
+                self.mail.push_back((to, from, message));
+                continue;
+            }
             self.fleets[to].handle(self.now, Input::Posted { from: ShardId(from as u16), message });
         }
-        for worker in 0..self.fleets.len() {
+        let asleep = self.asleep;
+        for worker in (0..self.fleets.len()).filter(|worker| asleep != Some(*worker)) {
             self.deliver(worker);
             self.fleets[worker].handle_tick(self.now);
             while let Some(output) = self.fleets[worker].poll_output() {
@@ -194,6 +204,7 @@ impl<S: Scenario> World<S> {
                 self.sessions.insert((worker, slot), session);
                 self.fleets[worker].handle(self.now, Input::Connected { conn, token });
             }
+            Output::Send { .. } if self.script.takes_no_more_after.is_some_and(|most| self.deliveries >= most) => {}
             Output::Send { conn, chunk } => {
                 let mut rest = chunk.as_slice();
                 while !rest.is_empty() {

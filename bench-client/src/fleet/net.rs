@@ -21,6 +21,10 @@ use crate::{
 
 /// Buffers that are kept for reuse, at most.
 const POOL_MAX: usize = 4096;
+/// An open loop goes no further when so many bytes of a worker wait for the gateway to take them: as much as a link of 1 Gbit/s carries
+/// in half a second, beyond what the kernel holds. A gateway that far behind does not keep the rate, and what is
+/// measured after that is the length of this queue. As much again may be with the reactor.
+pub(super) const BACKLOG_BYTES_MAX: usize = 64 << 20;
 
 /// One worker's connections and counts.
 pub(crate) struct Net {
@@ -35,6 +39,8 @@ pub(crate) struct Net {
     /// Links with frames to send and nothing in flight.
     pub(crate) dirty: Vec<u32>,
     pub(crate) pool: Vec<Vec<u8>>,
+    /// Bytes in the `out` of all links.
+    pub(crate) queued_bytes: usize,
     pub(crate) outcome: Outcome,
     /// Until when what arrives counts as received in the sending phase.
     pub(crate) phase_end: Tick,
@@ -53,6 +59,7 @@ impl Net {
             outputs: VecDeque::new(),
             dirty: Vec::new(),
             pool: Vec::new(),
+            queued_bytes: 0,
             outcome: Outcome::new(),
             phase_end: Tick(0),
             channel: String::new(),
@@ -89,14 +96,14 @@ impl Net {
             receipt: false,
             include_sender: matches!(destination, Destination::Group(_)),
         };
-        put(&mut self.links[local as usize], &mut self.pool, &Frame::Send(send));
+        self.queued_bytes += put(&mut self.links[local as usize], &mut self.pool, &Frame::Send(send));
         self.touch(local, now);
         self.outcome.tally.sent += 1;
     }
 
     /// Appends a frame to what a link has to send.
     pub(crate) fn put_frame(&mut self, local: u32, frame: &Frame<'_>, now: Tick) {
-        put(&mut self.links[local as usize], &mut self.pool, frame);
+        self.queued_bytes += put(&mut self.links[local as usize], &mut self.pool, frame);
         self.touch(local, now);
     }
 
@@ -112,6 +119,12 @@ impl Net {
             link.is_dirty = true;
             self.dirty.push(local);
         }
+    }
+
+    /// Whether the queue to the gateway is, or was, so long that an open loop sends nothing more.
+    pub(crate) fn is_backlogged(&mut self) -> bool {
+        self.outcome.tally.is_backlogged |= self.queued_bytes > BACKLOG_BYTES_MAX;
+        self.outcome.tally.is_backlogged
     }
 
     /// Gives a buffer back for reuse.
@@ -191,11 +204,14 @@ impl Net {
     }
 }
 
-fn put(link: &mut Link, pool: &mut Vec<Vec<u8>>, frame: &Frame<'_>) {
+/// Appends a frame to what a link has to send. Returns its bytes.
+fn put(link: &mut Link, pool: &mut Vec<Vec<u8>>, frame: &Frame<'_>) -> usize {
     if link.out.capacity() == 0 {
         link.out = pool.pop().unwrap_or_default();
     }
+    let before = link.out.len();
     encode(frame, &mut link.out);
+    link.out.len() - before
 }
 
 /// A `client_msg_id` that tells the stream and the sequence.
@@ -206,4 +222,9 @@ pub(crate) fn message_id(slot: u8, sequence: u32) -> u64 {
 /// The slot of a [`message_id`].
 pub(crate) fn slot_of_id(id: u64) -> u8 {
     (id >> 32) as u8
+}
+
+/// The sequence of a [`message_id`].
+pub(crate) fn sequence_of_id(id: u64) -> u32 {
+    id as u32
 }

@@ -198,6 +198,7 @@ impl<S: Scenario> Fleet<S> {
         let link = &mut self.net.links[local as usize];
         link.state = State::Closing { retry };
         let (conn, out, partial) = (link.conn, std::mem::take(&mut link.out), std::mem::take(&mut link.partial));
+        self.net.queued_bytes -= out.len();
         self.net.recycle(out);
         self.net.recycle(partial);
         self.net.outputs.push_back(Output::Close { conn });

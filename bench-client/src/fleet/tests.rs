@@ -8,11 +8,12 @@ use weir::wire::ErrorCode;
 use super::{
     Ledger, Message, Outcome, Tally,
     model::{Fault, Script, World},
+    net::BACKLOG_BYTES_MAX,
 };
 use crate::{
     plan::{self, Plan},
     scenario::{
-        Books,
+        Books, Settled,
         connect::Connect,
         fanout::{Fanout, FanoutConfig},
         route::{Peers, Route, RouteConfig},
@@ -29,11 +30,12 @@ struct Counts {
     tally: Tally,
     expected: u64,
     lost: u64,
+    contradicted: u64,
 }
 
 fn counts(plan: &Plan, books: &dyn Books, (outcome, ledgers): (Outcome, Vec<Ledger>)) -> Counts {
-    let (expected, lost) = books.settle(plan, &ledgers);
-    Counts { tally: outcome.tally, outcome, expected, lost }
+    let Settled { expected, lost, contradicted } = books.settle(plan, &ledgers);
+    Counts { tally: outcome.tally, outcome, expected, lost, contradicted }
 }
 
 fn route(plan: &Plan, config: RouteConfig, script: Script) -> Counts {
@@ -134,6 +136,51 @@ fn each_fault_is_counted_as_what_it_is() {
             assert_eq!(counts.outcome.examples.len() as u64, tally.faults(), "{fault:?}");
         }
     }
+}
+
+#[test]
+fn a_message_refused_and_yet_delivered_is_a_fault() {
+    // The model refuses the publisher and still serves the nine other members.
+    let counts = fanout(&plan::example(10, 3), group(4), script(&[(57, Fault::Refuse)]));
+    assert_eq!((counts.tally.refused, counts.lost, counts.contradicted), (1, 0, 9));
+    // A loss in the same stream does not make up for it.
+    let counts = fanout(&plan::example(10, 3), group(4), script(&[(57, Fault::Refuse), (75, Fault::Drop)]));
+    assert_eq!((counts.lost, counts.contradicted), (1, 9));
+    // An honest refusal is none.
+    let counts = route(&plan::example(10, 3), closed(2), script(&[(57, Fault::Refuse)]));
+    assert_eq!((counts.tally.refused, counts.lost, counts.contradicted), (1, 0, 0));
+}
+
+#[test]
+fn a_starved_receiver_shows_in_the_turn_lag() {
+    let config = Arc::new(FanoutConfig { groups: 1, publishers: 1, window: 1, rate: Some(1_000.0) });
+    let mut world = World::new(&plan::example(10, 2), script(&[]), |plan, worker| Fanout::new(Arc::clone(&config), plan, worker));
+    world.run_ms(500);
+    let (start, end) = (world.now, world.now.plus_ms(300));
+    world.tell(|| Message::Go { start, end });
+    world.run_ms(100);
+    // The publisher is on the other worker, and is never late.
+    world.asleep = Some(1);
+    world.run_ms(60);
+    world.asleep = None;
+    world.run_ms(300);
+    let (outcome, _) = world.finish();
+    assert!(outcome.lag_us.max() <= 1_000, "{}", outcome.lag_us.max());
+    assert!((580..=610).contains(&outcome.turn_lag_us.len()), "{}", outcome.turn_lag_us.len());
+    assert!((55_000..=65_000).contains(&outcome.turn_lag_us.max()), "{}", outcome.turn_lag_us.max());
+    assert!(outcome.turn_lag_us.value_at_quantile(0.99) > 40_000);
+}
+
+#[test]
+fn an_open_loop_stops_before_its_queue_takes_all_memory() {
+    let plan = Plan { payload_bytes: 4_096, ..plan::example(10, 2) };
+    let config = RouteConfig { peers: Peers::Pairs, depth: 1, rate: Some(1e6) };
+    let stopped = Script { takes_no_more_after: Some(100), ..script(&[]) };
+    let counts = route(&plan, config, stopped);
+    let sent_bytes = counts.tally.sent * 4_096;
+    let most = 2 * BACKLOG_BYTES_MAX as u64;
+    assert!(counts.tally.is_backlogged);
+    assert!((most / 2..most + most / 4).contains(&sent_bytes), "{sent_bytes}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use weir::{io::Tick, wire::PushRef};
 
-use super::{Books, Scenario};
+use super::{Books, Scenario, Settled};
 use crate::{
     fleet::{Ledger, Net},
     plan::Plan,
@@ -47,7 +47,7 @@ impl Scenario for Connect {
 pub(crate) struct ConnectBooks;
 
 impl Books for ConnectBooks {
-    fn settle(&self, _plan: &Plan, _ledgers: &[Ledger]) -> (u64, u64) {
-        (0, 0)
+    fn settle(&self, _plan: &Plan, _ledgers: &[Ledger]) -> Settled {
+        Settled::default()
     }
 }

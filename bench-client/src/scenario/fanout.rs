@@ -4,19 +4,20 @@
 //! publisher has at most `window` messages on their way that not every member has yet. Open loop: a schedule.
 #![forbid(unsafe_code)]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use weir::{io::Tick, wire::PushRef};
 
-use super::{Books, Scenario, pace::Pace};
-use crate::{
-    fleet::{Ledger, Message, Net},
-    plan::Plan,
-    verify::{Arrival, Destination, Inbound, Stamp},
+use super::{
+    Books, Scenario, Settled,
+    schedule::{SENDS_PER_TURN, Schedule},
+    streams::Streams,
 };
-
-/// Planned sends made in one turn; the rest follow in the next.
-const SENDS_PER_TURN: usize = 1024;
+use crate::{
+    fleet::{Ledger, Message, Net, sequence_of_id},
+    plan::Plan,
+    verify::{Arrival, Destination, Stamp},
+};
 
 /// What `fanout` is told, beyond the plan.
 #[derive(Clone, Debug)]
@@ -74,19 +75,15 @@ pub(crate) struct Fanout {
     config: Arc<FanoutConfig>,
     /// Publishers on this worker; they come first among its clients.
     publishers_here: u32,
-    /// Messages sent, by local publisher.
-    sent: Vec<u32>,
-    refused: BTreeMap<u32, u32>,
+    /// Out: by local publisher. In: by local client and slot.
+    streams: Streams,
     /// What each local publisher knows of each worker's members: they have the sequences below this behind them.
     reach: Vec<Vec<u32>>,
     /// By publisher, over all workers.
     progress: Vec<Progress>,
     /// Publishers whose `progress` is news.
     news: Vec<u32>,
-    /// By local client and slot.
-    inbound: Inbound,
-    pace: Option<Pace>,
-    turn: u32,
+    schedule: Option<Schedule>,
     is_open: bool,
 }
 
@@ -113,14 +110,11 @@ impl Fanout {
         let share = plan.share(worker, plan.connections);
         Fanout {
             publishers_here,
-            sent: vec![0; publishers_here as usize],
-            refused: BTreeMap::new(),
+            streams: Streams::new(publishers_here as usize, (share * config.publishers) as usize),
             reach: (0..publishers_here).map(|local| start(plan.client(worker, local))).collect(),
             progress: (0..publishing).map(progress).collect(),
             news: Vec::new(),
-            inbound: Inbound::new((share * config.publishers) as usize),
-            pace: config.rate.filter(|_| publishers_here > 0).map(|rate| Pace::new(rate, plan.workers.min(publishing), worker)),
-            turn: 0,
+            schedule: config.rate.map(|rate| Schedule::new(rate, plan, worker, publishing)),
             is_open: false,
             config,
         }
@@ -131,16 +125,14 @@ impl Fanout {
             return;
         }
         let client = net.client(local);
-        let sequence = &mut self.sent[local as usize];
         let (group, slot) = (client % self.config.groups, self.config.rank(client));
-        net.send(local, Destination::Group(group), slot as u8, *sequence, planned, now);
-        *sequence += 1;
+        net.send(local, Destination::Group(group), slot as u8, self.streams.next(local), planned, now);
     }
 
     /// Publishes as much as the window leaves room for.
     fn fill_window(&mut self, net: &mut Net, local: u32, now: Tick) {
         let below = self.reach[local as usize].iter().copied().min().unwrap_or(0);
-        while self.is_open && net.is_ready(local) && self.sent[local as usize].saturating_sub(below) < self.config.window {
+        while self.is_open && net.is_ready(local) && self.streams.sent(local).saturating_sub(below) < self.config.window {
             self.publish(net, local, now, now);
         }
     }
@@ -165,9 +157,8 @@ impl Scenario for Fanout {
 
     fn begin(&mut self, net: &mut Net, start: Tick, now: Tick) {
         self.is_open = true;
-        match &mut self.pace {
-            Some(pace) => pace.start(start),
-            None if self.config.rate.is_some() => {}
+        match &mut self.schedule {
+            Some(schedule) => schedule.start(start),
             None => (0..self.publishers_here).for_each(|local| self.fill_window(net, local, now)),
         }
     }
@@ -178,7 +169,7 @@ impl Scenario for Fanout {
             net.misdelivered(local, push, &stamp);
             return;
         };
-        let arrival = self.inbound.take(stream, stamp.sequence);
+        let arrival = self.streams.take(stream, stamp.sequence);
         net.arrived(local, &arrival, &stamp, now);
         if let (Arrival::Newest { passed }, None) = (arrival, self.config.rate) {
             let progress = &mut self.progress[stamp.sender as usize];
@@ -190,10 +181,8 @@ impl Scenario for Fanout {
         }
     }
 
-    fn refused(&mut self, _net: &mut Net, local: u32, _client_msg_id: u64) {
-        if local < self.publishers_here {
-            *self.refused.entry(local).or_default() += 1;
-        }
+    fn refused(&mut self, _net: &mut Net, local: u32, client_msg_id: u64) {
+        self.streams.refuse(local, sequence_of_id(client_msg_id));
     }
 
     fn passed(&mut self, net: &mut Net, from: u32, publisher: u32, below: u32, now: Tick) {
@@ -204,13 +193,10 @@ impl Scenario for Fanout {
 
     fn tick(&mut self, net: &mut Net, now: Tick) -> Option<Tick> {
         for _ in 0..SENDS_PER_TURN {
-            let Some(planned) = self.pace.as_mut()?.take_due(now) else { break };
-            net.outcome.lag_us.saturating_record(now.micros_since(planned));
-            let local = self.turn;
-            self.turn = (self.turn + 1) % self.publishers_here;
+            let Some((local, planned)) = self.schedule.as_mut()?.take_due(net, now) else { break };
             self.publish(net, local, planned, now);
         }
-        self.pace.as_ref().map(Pace::planned)
+        self.schedule.as_mut().map(|schedule| schedule.turn(net, now))
     }
 
     fn end_turn(&mut self, net: &mut Net, now: Tick) {
@@ -228,35 +214,27 @@ impl Scenario for Fanout {
 
     fn end(&mut self, net: &mut Net, now: Tick) {
         self.is_open = false;
-        // What was planned and never sent lagged until now at least.
-        while let Some(planned) = self.pace.as_mut().and_then(|pace| pace.take_due(now)) {
-            net.outcome.lag_us.saturating_record(now.micros_since(planned));
+        if let Some(schedule) = &mut self.schedule {
+            schedule.end(net, now);
         }
     }
 
     fn take_ledger(&mut self) -> Ledger {
-        let inbound = std::mem::replace(&mut self.inbound, Inbound::new(0));
-        Ledger {
-            sent: std::mem::take(&mut self.sent),
-            refused: std::mem::take(&mut self.refused),
-            received: inbound.into_counts(),
-        }
+        self.streams.take_ledger()
     }
 }
 
 impl Books for FanoutConfig {
-    fn settle(&self, plan: &Plan, ledgers: &[Ledger]) -> (u64, u64) {
-        let taken = |publisher: u32| ledgers[plan.worker_of(publisher) as usize].taken(plan.local_of(publisher) as usize);
-        let (mut expected, mut lost) = (0, 0);
+    fn settle(&self, plan: &Plan, ledgers: &[Ledger]) -> Settled {
+        let mut settled = Settled::default();
         for client in 0..plan.connections {
-            let ledger = &ledgers[plan.worker_of(client) as usize];
+            let to = &ledgers[plan.worker_of(client) as usize];
             for slot in 0..self.publishers {
-                let taken = taken(slot * self.groups + client % self.groups);
-                let received = ledger.received[(plan.local_of(client) * self.publishers + slot) as usize];
-                expected += u64::from(taken);
-                lost += u64::from(taken.saturating_sub(received));
+                let publisher = slot * self.groups + client % self.groups;
+                let from = &ledgers[plan.worker_of(publisher) as usize];
+                settled.add((from, plan.local_of(publisher)), (to, plan.local_of(client) * self.publishers + slot));
             }
         }
-        (expected, lost)
+        settled
     }
 }

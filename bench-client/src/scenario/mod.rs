@@ -5,6 +5,8 @@ pub(crate) mod connect;
 pub(crate) mod fanout;
 pub(crate) mod pace;
 pub(crate) mod route;
+mod schedule;
+mod streams;
 
 use weir::{io::Tick, wire::PushRef};
 
@@ -45,8 +47,35 @@ pub(crate) trait Scenario: Send {
 
 /// How the ledgers of all workers are held against each other.
 pub(crate) trait Books {
-    /// Messages that should have come, and how many of those did not: `(expected, lost)`.
-    fn settle(&self, plan: &Plan, ledgers: &[Ledger]) -> (u64, u64);
+    /// What should have come, and what did.
+    fn settle(&self, plan: &Plan, ledgers: &[Ledger]) -> Settled;
+}
+
+/// What the ledgers say together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Settled {
+    /// Deliveries that should have been.
+    pub(crate) expected: u64,
+    /// Those of them that were not.
+    pub(crate) lost: u64,
+    /// Deliveries of messages that the gateway had told the sender it refused.
+    pub(crate) contradicted: u64,
+}
+
+impl Settled {
+    /// Holds an outgoing stream against one of the incoming streams that it leads to.
+    fn add(&mut self, (from, outgoing): (&Ledger, u32), (to, incoming): (&Ledger, u32)) {
+        let sent = from.sent[outgoing as usize];
+        let (refused, contradicted) = from.refused.get(&outgoing).map_or((0, 0), |refused| {
+            (refused.len() as u32, to.received.count_among(incoming as usize, refused.iter().copied()))
+        });
+        // Of different messages none is counted twice, and what came was sent, as its checksum says; so nothing falls below 0.
+        let expected = sent - refused;
+        let came = to.received.count(incoming as usize) - contradicted;
+        self.expected += u64::from(expected);
+        self.lost += u64::from(expected.saturating_sub(came));
+        self.contradicted += u64::from(contradicted);
+    }
 }
 
 /// SplitMix64 (Steele, Lea and Flood 2014): every choice of a run comes from its seed.

@@ -1,22 +1,23 @@
 //! `route`: messages from client to client.
 //!
 //! Closed loop: every active client starts with `depth` messages on their way, and whoever gets one sends one, so that the
-//! number in flight stays. Open loop: sends follow a schedule, whatever comes back.
+//! number in flight stays (of each pair; of random peers only over all of them). Open loop: sends follow a schedule, whatever comes back.
 #![forbid(unsafe_code)]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use weir::{io::Tick, wire::PushRef};
 
-use super::{Books, Random, Scenario, pace::Pace};
-use crate::{
-    fleet::{Ledger, Net, slot_of_id},
-    plan::Plan,
-    verify::{Arrival, Destination, Inbound, Stamp},
+use super::{
+    Books, Random, Scenario, Settled,
+    schedule::{SENDS_PER_TURN, Schedule},
+    streams::Streams,
 };
-
-/// Planned sends made in one turn; the rest follow in the next.
-const SENDS_PER_TURN: usize = 1024;
+use crate::{
+    fleet::{Ledger, Net, sequence_of_id, slot_of_id},
+    plan::Plan,
+    verify::{Arrival, Destination, Stamp},
+};
 
 /// Who sends to whom. Every active client has as many streams out as in, one for each slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,14 +92,10 @@ pub(crate) struct Route {
     active: u32,
     active_here: u32,
     slots: u32,
-    /// Messages sent, by local client and slot.
-    sent: Vec<u32>,
-    refused: BTreeMap<u32, u32>,
-    inbound: Inbound,
+    /// Out and in: by local client and slot.
+    streams: Streams,
     random: Random,
-    pace: Option<Pace>,
-    /// Whose turn it is in the open loop.
-    turn: u32,
+    schedule: Option<Schedule>,
     is_open: bool,
 }
 
@@ -108,17 +105,13 @@ impl Route {
         let active_here = plan.share(worker, active);
         let slots = config.peers.slots();
         let streams = (active_here * slots) as usize;
-        let senders = plan.workers.min(active);
         Route {
             active,
             active_here,
             slots,
-            sent: vec![0; streams],
-            refused: BTreeMap::new(),
-            inbound: Inbound::new(streams),
+            streams: Streams::new(streams, streams),
             random: Random::new(plan.seed, worker.into()),
-            pace: config.rate.filter(|_| active_here > 0).map(|rate| Pace::new(rate, senders, worker)),
-            turn: 0,
+            schedule: config.rate.map(|rate| Schedule::new(rate, plan, worker, active)),
             is_open: false,
             config,
         }
@@ -130,9 +123,8 @@ impl Route {
         }
         let slot = if self.slots == 1 { 0 } else { self.random.below(self.slots) };
         let receiver = self.config.peers.receiver(net.client(local), slot, self.active);
-        let sequence = &mut self.sent[(local * self.slots + slot) as usize];
-        net.send(local, Destination::Client(receiver), slot as u8, *sequence, planned, now);
-        *sequence += 1;
+        let sequence = self.streams.next(local * self.slots + slot);
+        net.send(local, Destination::Client(receiver), slot as u8, sequence, planned, now);
     }
 
     /// The stream by which this message came to its receiver, if such a message can come to it.
@@ -155,9 +147,8 @@ impl Scenario for Route {
 
     fn begin(&mut self, net: &mut Net, start: Tick, now: Tick) {
         self.is_open = true;
-        match &mut self.pace {
-            Some(pace) => pace.start(start),
-            None if self.config.rate.is_some() => {}
+        match &mut self.schedule {
+            Some(schedule) => schedule.start(start),
             None => {
                 for local in 0..self.active_here {
                     for _ in 0..self.config.depth {
@@ -174,7 +165,7 @@ impl Scenario for Route {
             net.misdelivered(local, push, &stamp);
             return;
         };
-        let arrival = self.inbound.take(stream, stamp.sequence);
+        let arrival = self.streams.take(stream, stamp.sequence);
         debug_assert!(!matches!(&arrival, Arrival::Newest { passed } if passed.is_empty()));
         if net.arrived(local, &arrival, &stamp, now) && self.is_open && self.config.rate.is_none() {
             self.send(net, local, now, now);
@@ -184,7 +175,7 @@ impl Scenario for Route {
     fn refused(&mut self, _net: &mut Net, local: u32, client_msg_id: u64) {
         let slot = u32::from(slot_of_id(client_msg_id));
         if local < self.active_here && slot < self.slots {
-            *self.refused.entry(local * self.slots + slot).or_default() += 1;
+            self.streams.refuse(local * self.slots + slot, sequence_of_id(client_msg_id));
         }
     }
 
@@ -192,50 +183,37 @@ impl Scenario for Route {
 
     fn tick(&mut self, net: &mut Net, now: Tick) -> Option<Tick> {
         for _ in 0..SENDS_PER_TURN {
-            let Some(planned) = self.pace.as_mut()?.take_due(now) else { break };
-            net.outcome.lag_us.saturating_record(now.micros_since(planned));
-            let local = self.turn;
-            self.turn = (self.turn + 1) % self.active_here;
+            let Some((local, planned)) = self.schedule.as_mut()?.take_due(net, now) else { break };
             self.send(net, local, planned, now);
         }
-        self.pace.as_ref().map(Pace::planned)
+        self.schedule.as_mut().map(|schedule| schedule.turn(net, now))
     }
 
     fn end_turn(&mut self, _net: &mut Net, _now: Tick) {}
 
     fn end(&mut self, net: &mut Net, now: Tick) {
         self.is_open = false;
-        // What was planned and never sent lagged until now at least.
-        while let Some(planned) = self.pace.as_mut().and_then(|pace| pace.take_due(now)) {
-            net.outcome.lag_us.saturating_record(now.micros_since(planned));
+        if let Some(schedule) = &mut self.schedule {
+            schedule.end(net, now);
         }
     }
 
     fn take_ledger(&mut self) -> Ledger {
-        let inbound = std::mem::replace(&mut self.inbound, Inbound::new(0));
-        Ledger {
-            sent: std::mem::take(&mut self.sent),
-            refused: std::mem::take(&mut self.refused),
-            received: inbound.into_counts(),
-        }
+        self.streams.take_ledger()
     }
 }
 
 impl Books for RouteConfig {
-    fn settle(&self, plan: &Plan, ledgers: &[Ledger]) -> (u64, u64) {
+    fn settle(&self, plan: &Plan, ledgers: &[Ledger]) -> Settled {
         let (active, slots) = (self.active(plan), self.peers.slots());
-        let place = |client: u32, slot: u32| (plan.worker_of(client) as usize, (plan.local_of(client) * slots + slot) as usize);
-        let (mut expected, mut lost) = (0, 0);
+        let end = |client: u32, slot: u32| (&ledgers[plan.worker_of(client) as usize], plan.local_of(client) * slots + slot);
+        let mut settled = Settled::default();
         for client in 0..active {
             for slot in 0..slots {
-                let (worker, stream) = place(client, slot);
-                let taken = ledgers[worker].taken(stream);
-                let (worker, stream) = place(self.peers.receiver(client, slot, active), slot);
-                expected += u64::from(taken);
-                lost += u64::from(taken.saturating_sub(ledgers[worker].received[stream]));
+                settled.add(end(client, slot), end(self.peers.receiver(client, slot, active), slot));
             }
         }
-        (expected, lost)
+        settled
     }
 }
 
