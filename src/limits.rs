@@ -139,7 +139,7 @@ pub const SCRAPERS_MAX: usize = 16;
 
 /// Batches that are sent even though the turn goes on: keeps entries of the ring from growing without end.
 pub const RING_BATCH_BYTES_MAX: usize = 64 * 1024;
-/// Beyond this many bytes that wait for room in the ring to one shard, the connections are no longer read.
+/// Beyond this many bytes that wait on one shard for room in its rings to the others, its connections are no longer read.
 pub const RING_BACKLOG_BYTES_HIGH: usize = 1024 * 1024;
 /// Beyond this many, messages are dropped and counted.
 pub const RING_BACKLOG_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -162,3 +162,12 @@ pub const URING_HEADROOM_MIN: u32 = 64;
 pub const URING_HEADROOM_MAX: u32 = 4096;
 
 const _: () = assert!(RING_BATCH_BYTES_MAX < RING_BACKLOG_BYTES_HIGH && RING_BACKLOG_BYTES_HIGH < RING_BACKLOG_BYTES_MAX);
+
+/// Frames from this size on are shared between their receivers instead of copied.
+pub const SHARE_BYTES_MIN: usize = 4 * 1024;
+/// A chunk is not larger than this. It is what must reach the kernel within the write deadline: 1.6 kB/s by default.
+pub const CHUNK_BYTES_MAX: usize = 16 * 1024;
+/// So many bytes of answers may wait for any connection, even if the shard's budget is used up.
+pub const ANSWERS_BYTES_MIN: usize = 4 * 1024;
+/// A queue of so few bytes is not watched for its write deadline while it is in flight whole.
+pub const UNWATCHED_BYTES_MAX: usize = 4 * 1024;

@@ -5,13 +5,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::io::{Chunk, Tick};
-use crate::limits::{POOLED_BUFFER_BYTES_MAX, POOLED_BUFFERS_MAX};
-
-/// Frames from this size on are shared between their receivers instead of copied.
-pub const SHARE_BYTES_MIN: usize = 4 * 1024;
-/// A chunk is not larger than this. It is what must reach the kernel within the write deadline: 1.6 kB/s by default.
-const CHUNK_BYTES_MAX: usize = 16 * 1024;
+use crate::{
+    io::{Chunk, Tick},
+    limits::{CHUNK_BYTES_MAX, POOLED_BUFFER_BYTES_MAX, POOLED_BUFFERS_MAX, SHARE_BYTES_MIN},
+};
 
 /// An encoded frame on its way to one or many connections.
 pub struct Framed<'a> {

@@ -12,7 +12,6 @@ struct Lane {
     /// Boxed as they travel.
     waiting: VecDeque<Box<Batch>>,
     open: Option<Box<Batch>>,
-    backlog: usize,
     /// Batches that the ring refused in this turn; they lie in front.
     refused: usize,
 }
@@ -38,7 +37,7 @@ impl Outbox {
     /// Returns false if it was dropped because the backlog is full.
     #[must_use = "what was dropped must be counted"]
     pub fn put(&mut self, to: ShardId, fill: impl FnOnce(&mut Batch) -> Item) -> bool {
-        let room = self.lanes[to.index()].backlog <= RING_BACKLOG_BYTES_MAX;
+        let room = self.backlog <= RING_BACKLOG_BYTES_MAX;
         if room {
             self.put_vital(to, fill);
         }
@@ -54,7 +53,6 @@ impl Outbox {
         let item = fill(batch);
         batch.items.push(item);
         let after = batch.weight();
-        lane.backlog += after - before;
         self.backlog += after - before;
         if after >= RING_BATCH_BYTES_MAX {
             lane.waiting.extend(lane.open.take());
@@ -66,7 +64,6 @@ impl Outbox {
         while self.cursor < self.lanes.len() {
             let lane = &mut self.lanes[self.cursor];
             if let Some(batch) = lane.waiting.pop_front().or_else(|| lane.open.take()) {
-                lane.backlog -= batch.weight();
                 self.backlog -= batch.weight();
                 return Some((ShardId(self.cursor as u16), batch));
             }
@@ -87,7 +84,6 @@ impl Outbox {
     /// so that all leave in the order in which they were filled.
     pub fn refused(&mut self, to: ShardId, batch: Box<Batch>) {
         let lane = &mut self.lanes[to.index()];
-        lane.backlog += batch.weight();
         self.backlog += batch.weight();
         lane.waiting.insert(lane.refused, batch);
         lane.refused += 1;
@@ -106,8 +102,8 @@ impl Outbox {
         self.backlog
     }
 
-    /// Whether some lane is so full that no more input should come.
+    /// Whether so much waits that no more input should come.
     pub fn is_congested(&self) -> bool {
-        self.backlog > RING_BACKLOG_BYTES_HIGH && self.lanes.iter().any(|lane| lane.backlog > RING_BACKLOG_BYTES_HIGH)
+        self.backlog > RING_BACKLOG_BYTES_HIGH
     }
 }

@@ -15,13 +15,9 @@ use super::{
 use crate::{
     ids::ConnId,
     io::{Chunk, Tick},
+    limits::{ANSWERS_BYTES_MIN, UNWATCHED_BYTES_MAX},
     wire::{ErrorCode, Frame, encode},
 };
-
-/// So many bytes of answers may wait for any connection, even if the shard's budget is used up.
-const ANSWERS_BYTES_MIN: usize = 4 * 1024;
-/// A queue of so few bytes is not watched for its write deadline while it is in flight whole.
-const UNWATCHED_BYTES_MAX: usize = 4 * 1024;
 
 impl Shard {
     /// Queues a PUSH on the connection in a slot. Returns false if a budget was used up and it was dropped.
