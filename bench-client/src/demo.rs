@@ -188,15 +188,17 @@ fn print(parts: &[(&str, Report)], stopped: &anyhow::Result<Duration>) {
     }
     let sum = |count: fn(&Report) -> u64| grouped(parts.iter().map(|(_, report)| count(report)).sum());
     println!(
-        "\nlost {}, duplicated {}, reordered {}, misdelivered {}, corrupted {}, refused {}, refused and yet delivered {}",
+        "\nlost {}, duplicated {}, reordered {}, misdelivered {}, corrupted {}, refused {}",
         sum(|report| report.lost),
         sum(|report| report.duplicated),
         sum(|report| report.reordered),
         sum(|report| report.misdelivered),
         sum(|report| report.corrupted),
-        sum(|report| report.refused),
-        sum(|report| report.contradicted)
+        sum(|report| report.refused)
     );
+    if parts.iter().any(|(_, report)| report.contradicted > 0) {
+        println!("refused and yet delivered {}", sum(|report| report.contradicted));
+    }
     parts.iter().for_each(|(_, report)| table::print_problems(report));
     match stopped {
         Ok(time) => println!("The gateway stopped cleanly, {:.1} s after it was asked to.", time.as_secs_f64()),

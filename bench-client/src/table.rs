@@ -62,11 +62,16 @@ pub(crate) fn rows(report: &Report) -> Vec<(String, String)> {
                 grouped(report.rate_per_s as u64)
             ),
         );
+        // Rare enough to be told only where it happened.
+        let contradicted = match report.contradicted {
+            0 => String::new(),
+            count => format!(", {count} refused and yet delivered"),
+        };
         row(
             "faults",
             format!(
-                "{} lost, {} duplicated, {} reordered, {} misdelivered, {} corrupted, {} refused and yet delivered",
-                report.lost, report.duplicated, report.reordered, report.misdelivered, report.corrupted, report.contradicted
+                "{} lost, {} duplicated, {} reordered, {} misdelivered, {} corrupted{contradicted}",
+                report.lost, report.duplicated, report.reordered, report.misdelivered, report.corrupted
             ),
         );
     }

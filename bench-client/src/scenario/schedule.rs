@@ -64,9 +64,13 @@ impl Schedule {
         }
     }
 
-    /// The sending phase is over: what was planned and never done lagged until now at least.
+    /// The sending phase is over: what was planned and never done lagged until now at least, unless it was the gateway that left no room
+    /// for it.
     pub(super) fn end(&mut self, net: &mut Net, now: Tick) {
         self.record_turns(&mut net.outcome, now);
+        if net.is_backlogged() {
+            return;
+        }
         while let Some(planned) = self.sends.as_mut().and_then(|sends| sends.take_due(now)) {
             net.outcome.lag_us.saturating_record(now.micros_since(planned));
         }
