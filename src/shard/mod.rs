@@ -12,6 +12,7 @@ mod groups;
 mod hash;
 mod inbound;
 mod lifecycle;
+mod login;
 mod message;
 mod outbound;
 mod outbox;

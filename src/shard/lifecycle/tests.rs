@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     ids::ShardId,
     io::{Input, Machine, Tick},
-    session::{DeviceClass, HeartbeatRules, Rules},
+    session::{DeviceClass, HeartbeatRules, Policy, Rate, Rules},
     shard::{GoawayRules, Limits, Settings, Timeouts},
     stats::ShardStats,
     wire::{Decoded, decode, encode},
