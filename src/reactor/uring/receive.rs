@@ -58,7 +58,14 @@ impl Uring {
 
     fn arm_receive(&mut self, conn: ConnId) {
         let Some(slot) = self.table.get(conn) else { return };
-        if slot.flags.has(Flags::RECEIVING) || slot.flags.has(Flags::PARKED) || slot.flags.has(Flags::ENDED) {
+        if slot.flags.has(Flags::RECEIVING.and(Flags::PARKED)) {
+            return;
+        }
+        if slot.flags.has(Flags::ENDED) {
+            // A send failed while the receive was in flight, and that one ended with bytes instead of being cancelled.
+            if slot.flags.has(Flags::OWES_EOF.and(Flags::OWES_BROKEN)) {
+                self.owed.push_back(Owed::End(conn));
+            }
             return;
         }
         let entry = match slot.phase {
@@ -179,7 +186,7 @@ impl Uring {
     }
 
     /// Tells the end of the connection, once all bytes before it are delivered.
-    fn settle(&mut self, conn: ConnId, sink: &mut impl Sink) -> usize {
+    pub(super) fn settle(&mut self, conn: ConnId, sink: &mut impl Sink) -> usize {
         let slot = self.table.get(conn).expect("the caller has looked");
         if slot.queue != NO_BUFFER {
             self.mark_ready(conn);
