@@ -32,7 +32,8 @@ enum Seen {
     Closed,
 }
 
-fn settings() -> Settings {
+/// Ordinary settings of a lone shard; a test changes what it is about.
+pub(super) fn settings() -> Settings {
     Settings {
         id: ShardId(0),
         shards: 1,

@@ -7,8 +7,6 @@ use super::*;
 use crate::{
     ids::ShardId,
     io::{Input, Machine, Tick},
-    session::{DeviceClass, HeartbeatRules, Policy, Rate, Rules},
-    shard::{GoawayRules, Limits, Settings, Timeouts},
     stats::ShardStats,
     wire::{Decoded, decode, encode},
 };
@@ -17,41 +15,10 @@ const CONN: ConnId = ConnId { slot: 3, generation: 7 };
 
 /// The first of two shards, with an anonymous connection.
 fn shard() -> Shard {
-    let unlimited = Rate { per_second: 0 };
-    let rules = Rules {
-        verifier: None,
-        device_classes: vec![DeviceClass { name: "default".to_owned(), policy: Policy::AllowMany }],
-        heartbeat: HeartbeatRules {
-            interval_ms: 30_000,
-            interval_min_ms: 30_000,
-            interval_max_ms: 30_000,
-            missed_max: 3,
-            probe_timeout_ms: 10_000,
-        },
-        frames: unlimited,
-        bytes: unlimited,
-        max_body_bytes: 65_536,
-        wall_at_start_us: 0,
-    };
-    let settings = Settings {
-        id: ShardId(0),
-        shards: 2,
-        hash_key: (1, 2),
-        rules: Arc::new(rules),
-        limits: Limits {
-            connections: 10,
-            connections_per_address: 0,
-            logins_per_second: 0,
-            outbound_bytes_per_connection: 1 << 20,
-            outbound_bytes_per_shard: 1 << 20,
-            inbound_bytes_per_shard: 1 << 20,
-            groups_per_connection: 1,
-            memberships_per_shard: 1_000,
-            devices_per_client: 100,
-        },
-        timeouts: Timeouts { login_ms: 5_000, frame_ms: 30_000, write_ms: 1_000, linger_ms: 1_000 },
-        goaway: GoawayRules { delay_min_ms: 0, delay_max_ms: 0, alternatives: Vec::new() },
-    };
+    let mut settings = crate::shard::tests::settings();
+    settings.shards = 2;
+    settings.timeouts.linger_ms = 1_000;
+    settings.timeouts.write_ms = 1_000;
     let mut shard = Shard::new(settings, Arc::new(ShardStats::default()));
     shard.handle(Tick(0), Input::Accepted { conn: CONN, peer: Ipv4Addr::LOCALHOST.into() });
     shard
