@@ -29,6 +29,9 @@ pub struct Push {
     pub from_device: String,
     pub client_msg_id: u64,
     pub payload: Vec<u8>,
+    /// 0: the message is not durable.
+    pub seq: u64,
+    pub timestamp: u64,
 }
 
 /// A frame from the gateway.
@@ -40,6 +43,11 @@ pub enum Event {
     Push(Push),
     JoinOk(body::JoinOk),
     LeaveOk(body::LeaveOk),
+    Accepted(body::Accepted),
+    Gap(body::Gap),
+    Cursors(body::Cursors),
+    Page(body::Page),
+    Presence(body::PresenceOf),
     Kicked(body::Kicked),
     Goaway(body::Goaway),
     Error(body::Error),
@@ -147,7 +155,7 @@ impl Client {
     /// # Errors
     /// Refused with the gateway's reason, closed, broken or timed out.
     pub fn join(&mut self, group: &str) -> Result<(), ClientError> {
-        self.write_frame(&Frame::Join(body::Join { group: group.to_owned() }))?;
+        self.write_frame(&Frame::Join(body::Join { cursor: None, group: group.to_owned() }))?;
         self.answer("JOIN_OK", FrameType::Join, |event| match event {
             Event::JoinOk(ok) if ok.group == group => Ok(()),
             other => Err(other),
@@ -326,7 +334,12 @@ impl Client {
             | Event::SendOk(_)
             | Event::Push(_)
             | Event::JoinOk(_)
-            | Event::LeaveOk(_) => return,
+            | Event::LeaveOk(_)
+            | Event::Accepted(_)
+            | Event::Gap(_)
+            | Event::Cursors(_)
+            | Event::Page(_)
+            | Event::Presence(_) => return,
         };
     }
 }
@@ -348,6 +361,11 @@ impl Taken {
             Frame::Push(push) => Event::Push(push.into()),
             Frame::JoinOk(ok) => Event::JoinOk(ok),
             Frame::LeaveOk(ok) => Event::LeaveOk(ok),
+            Frame::Accepted(accepted) => Event::Accepted(accepted),
+            Frame::Gap(gap) => Event::Gap(gap),
+            Frame::Cursors(cursors) => Event::Cursors(cursors),
+            Frame::Page(page) => Event::Page(page),
+            Frame::Presence(presence) => Event::Presence(presence),
             Frame::Kicked(kicked) => Event::Kicked(kicked),
             Frame::Goaway(goaway) => Event::Goaway(goaway),
             Frame::Error(error) => Event::Error(error),
@@ -357,6 +375,12 @@ impl Taken {
             Frame::Send(_) => return Taken::Misdirected(FrameType::Send),
             Frame::Join(_) => return Taken::Misdirected(FrameType::Join),
             Frame::Leave(_) => return Taken::Misdirected(FrameType::Leave),
+            Frame::Received(_) => return Taken::Misdirected(FrameType::Received),
+            Frame::Read(_) => return Taken::Misdirected(FrameType::Read),
+            Frame::Sync(_) => return Taken::Misdirected(FrameType::Sync),
+            Frame::State(_) => return Taken::Misdirected(FrameType::State),
+            Frame::Watch(_) => return Taken::Misdirected(FrameType::Watch),
+            Frame::Unwatch(_) => return Taken::Misdirected(FrameType::Unwatch),
         })
     }
 }
@@ -369,6 +393,8 @@ impl From<PushRef<'_>> for Push {
             from_device: push.from_device.to_owned(),
             client_msg_id: push.client_msg_id,
             payload: push.payload.to_vec(),
+            seq: push.seq,
+            timestamp: push.timestamp,
         }
     }
 }

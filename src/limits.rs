@@ -16,6 +16,9 @@ pub const PUSH_EXTRA_BYTES_MAX: u32 = 256;
 /// The default of `limits.max_body_bytes`.
 pub const BODY_BYTES_DEFAULT: u32 = 64 * 1024;
 
+/// A page of a channel's history holds so many messages at most; with its other fields it stays within `BODY_FIELDS_MAX`.
+pub const PAGE_MESSAGES_MAX: u32 = 200;
+
 /// A token lists at most this many patterns in `join`, and as many in `write`.
 pub const TOKEN_PATTERNS_MAX: usize = 64;
 /// A later `exp` counts as this one: the end of the year 9999, which in microseconds still fits into 64 bits.

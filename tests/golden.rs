@@ -54,6 +54,10 @@ impl Values {
         self.one(name).map_or(N::default(), |text| text.parse().unwrap_or_else(|_| panic!("{name}: {text} is no number")))
     }
 
+    fn optional(&mut self, name: &str) -> Option<u64> {
+        self.one(name).map(|text| text.parse().unwrap_or_else(|_| panic!("{name}: {text} is no number")))
+    }
+
     fn flag(&mut self, name: &str) -> bool {
         self.one(name).is_some_and(|text| text == "true" || panic!("{name}: {text} is not `true`"))
     }
@@ -110,6 +114,7 @@ fn parse(paragraph: &'static str) -> Vector<'static> {
 fn with_frame(kind: FrameType, mut values: Values, check: impl FnOnce(&Frame<'_>)) {
     let v = &mut values;
     let (channel, payload) = (v.text("channel"), v.bytes("payload"));
+    let key = v.text("key");
     let (from_client, from_device) = (v.text("from_client"), v.text("from_device"));
     let frame = match kind {
         FrameType::Login => Frame::Login(body::Login {
@@ -118,6 +123,10 @@ fn with_frame(kind: FrameType, mut values: Values, check: impl FnOnce(&Frame<'_>
             device_class: v.text("device_class"),
             token: v.text("token"),
             agent: v.text("agent"),
+            compression: v.number("compression"),
+            window: v.number("window"),
+            batches: v.flag("batches"),
+            cursor: v.optional("cursor"),
         }),
         FrameType::LoginOk => Frame::LoginOk(body::LoginOk {
             client_id: v.text("client_id"),
@@ -125,6 +134,9 @@ fn with_frame(kind: FrameType, mut values: Values, check: impl FnOnce(&Frame<'_>
             heartbeat_interval_ms: v.number("heartbeat_interval_ms"),
             max_body_bytes: v.number("max_body_bytes"),
             server_time_ms: v.number("server_time_ms"),
+            compression: v.number("compression"),
+            window: v.number("window"),
+            batches: v.flag("batches"),
         }),
         FrameType::Ping => Frame::Ping(body::Ping { sent_us: v.number("sent_us"), rtt_us: v.number("rtt_us") }),
         FrameType::Pong => {
@@ -137,6 +149,7 @@ fn with_frame(kind: FrameType, mut values: Values, check: impl FnOnce(&Frame<'_>
             payload: &payload,
             receipt: v.flag("receipt"),
             include_sender: v.flag("include_sender"),
+            key: &key,
         }),
         FrameType::SendOk => Frame::SendOk(body::SendOk {
             client_msg_id: v.number("client_msg_id"),
@@ -149,9 +162,52 @@ fn with_frame(kind: FrameType, mut values: Values, check: impl FnOnce(&Frame<'_>
             from_device: &from_device,
             client_msg_id: v.number("client_msg_id"),
             payload: &payload,
+            seq: v.number("seq"),
+            timestamp: v.number("timestamp"),
+            key: &key,
         }),
-        FrameType::Join => Frame::Join(body::Join { group: v.text("group") }),
-        FrameType::JoinOk => Frame::JoinOk(body::JoinOk { group: v.text("group") }),
+        FrameType::Accepted => Frame::Accepted(body::Accepted {
+            client_msg_id: v.number("client_msg_id"),
+            channel: channel.clone(),
+            seq: v.number("seq"),
+            timestamp: v.number("timestamp"),
+            durability: v.number("durability"),
+            duplicate: v.flag("duplicate"),
+        }),
+        FrameType::Received => Frame::Received(body::Received { channel: channel.clone(), seq: v.number("seq") }),
+        FrameType::Read => Frame::Read(body::Read { channel: channel.clone(), seq: v.number("seq") }),
+        FrameType::Gap => {
+            Frame::Gap(body::Gap { channel: channel.clone(), from: v.number("from"), to: v.number("to"), code: v.number("code") })
+        }
+        FrameType::Cursors => Frame::Cursors(body::Cursors {
+            channel: channel.clone(),
+            first: v.number("first"),
+            last: v.number("last"),
+            received: v.number("received"),
+            read: v.number("read"),
+            unread: v.number("unread"),
+        }),
+        FrameType::Sync => Frame::Sync(body::Sync { channel: channel.clone(), from: v.number("from"), limit: v.number("limit") }),
+        FrameType::Page => Frame::Page(body::Page {
+            channel: channel.clone(),
+            from: v.number("from"),
+            first: v.number("first"),
+            last: v.number("last"),
+            next: v.number("next"),
+            messages: Vec::new(),
+        }),
+        FrameType::State => Frame::State(body::State { presence: v.number("presence") }),
+        FrameType::Watch => Frame::Watch(body::Watch { clients: v.texts("clients") }),
+        FrameType::Unwatch => Frame::Unwatch(body::Unwatch { clients: v.texts("clients") }),
+        FrameType::Presence => Frame::Presence(body::PresenceOf {
+            client: v.text("client"),
+            device: v.text("device"),
+            presence: v.number("presence"),
+            online: v.number("online"),
+            since_ms: v.number("since_ms"),
+        }),
+        FrameType::Join => Frame::Join(body::Join { group: v.text("group"), cursor: v.optional("cursor") }),
+        FrameType::JoinOk => Frame::JoinOk(body::JoinOk { group: v.text("group"), members: v.number("members") }),
         FrameType::Leave => Frame::Leave(body::Leave { group: v.text("group") }),
         FrameType::LeaveOk => Frame::LeaveOk(body::LeaveOk { group: v.text("group") }),
         FrameType::Kicked => {

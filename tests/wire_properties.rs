@@ -35,26 +35,30 @@ fn small() -> impl Strategy<Value = u32> {
 }
 
 fn send_body() -> impl Strategy<Value = body::Send> {
-    (text(), number(), any::<i32>(), vec(any::<u8>(), 0..300), any::<bool>(), any::<bool>()).prop_map(
-        |(channel, client_msg_id, class, payload, receipt, include_sender)| body::Send {
+    (text(), number(), any::<i32>(), vec(any::<u8>(), 0..300), any::<bool>(), any::<bool>(), text()).prop_map(
+        |(channel, client_msg_id, class, payload, receipt, include_sender, key)| body::Send {
             channel,
             client_msg_id,
             class,
             payload,
             receipt,
             include_sender,
+            key,
         },
     )
 }
 
 fn push_body() -> impl Strategy<Value = body::Push> {
-    (text(), text(), text(), number(), vec(any::<u8>(), 0..300)).prop_map(
-        |(channel, from_client, from_device, client_msg_id, payload)| body::Push {
+    (text(), text(), text(), number(), vec(any::<u8>(), 0..300), number(), number(), text()).prop_map(
+        |(channel, from_client, from_device, client_msg_id, payload, seq, timestamp, key)| body::Push {
             channel,
             from_client,
             from_device,
             client_msg_id,
             payload,
+            seq,
+            timestamp,
+            key,
         },
     )
 }
@@ -81,11 +85,18 @@ impl Owned {
 fn any_frame() -> BoxedStrategy<Owned> {
     let session = prop_oneof![
         (text(), text(), text(), text(), text()).prop_map(|(client_id, device_id, device_class, token, agent)| {
-            Frame::Login(body::Login { client_id, device_id, device_class, token, agent })
+            Frame::Login(body::Login { client_id, device_id, device_class, token, agent, ..Default::default() })
         }),
         (text(), number(), small(), small(), number()).prop_map(
             |(client_id, session_epoch, heartbeat_interval_ms, max_body_bytes, server_time_ms)| {
-                Frame::LoginOk(body::LoginOk { client_id, session_epoch, heartbeat_interval_ms, max_body_bytes, server_time_ms })
+                Frame::LoginOk(body::LoginOk {
+                    client_id,
+                    session_epoch,
+                    heartbeat_interval_ms,
+                    max_body_bytes,
+                    server_time_ms,
+                    ..Default::default()
+                })
             }
         ),
         (number(), small()).prop_map(|(sent_us, rtt_us)| Frame::Ping(body::Ping { sent_us, rtt_us })),
@@ -96,8 +107,8 @@ fn any_frame() -> BoxedStrategy<Owned> {
     let groups = prop_oneof![
         (number(), small(), small())
             .prop_map(|(client_msg_id, reached, dropped)| { Frame::SendOk(body::SendOk { client_msg_id, reached, dropped }) }),
-        text().prop_map(|group| Frame::Join(body::Join { group })),
-        text().prop_map(|group| Frame::JoinOk(body::JoinOk { group })),
+        text().prop_map(|group| Frame::Join(body::Join { group, cursor: None })),
+        text().prop_map(|group| Frame::JoinOk(body::JoinOk { group, members: 0 })),
         text().prop_map(|group| Frame::Leave(body::Leave { group })),
         text().prop_map(|group| Frame::LeaveOk(body::LeaveOk { group })),
     ]
@@ -114,7 +125,7 @@ fn any_frame() -> BoxedStrategy<Owned> {
                 Frame::Error(body::Error { code, message, closing, retry_after_ms, client_msg_id, in_reply_to })
             }
         ),
-        (0x40u8..=0xff).prop_map(|kind| Frame::Unknown { kind }),
+        (0x50u8..=0xff).prop_map(|kind| Frame::Unknown { kind }),
     ]
     .boxed();
     prop_oneof![

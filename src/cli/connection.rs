@@ -39,6 +39,7 @@ impl ConnectionArgs {
             device_class: self.device_class.clone().unwrap_or_default(),
             token: self.token.clone().unwrap_or_default(),
             agent: concat!("weir/", env!("CARGO_PKG_VERSION")).to_owned(),
+            ..body::Login::default()
         })?;
         Ok((connection, welcome))
     }

@@ -120,7 +120,18 @@ fn follow(args: &ListenArgs, connection: &mut Client, welcome: &body::LoginOk) -
             Some(Event::Error(error)) => note(format_args!("weir: {}: {}", code_text(error.code), error.message)),
             // The close that follows KICKED tells the reason again.
             Some(Event::Kicked(_)) | None => {}
-            Some(Event::LoginOk(_) | Event::Pong(_) | Event::SendOk(_) | Event::JoinOk(_) | Event::LeaveOk(_)) => {}
+            Some(
+                Event::LoginOk(_)
+                | Event::Pong(_)
+                | Event::SendOk(_)
+                | Event::JoinOk(_)
+                | Event::LeaveOk(_)
+                | Event::Accepted(_)
+                | Event::Gap(_)
+                | Event::Cursors(_)
+                | Event::Page(_)
+                | Event::Presence(_),
+            ) => {}
         }
     }
 }

@@ -42,8 +42,8 @@ fn an_answer_is_found_behind_messages_and_pings() {
         let asked = read_frame(&mut stream);
         assert!(matches!(decode(&asked, 1024).unwrap(), Decoded::Frame { frame: Frame::Join(_), .. }));
         let ping = Frame::Ping(body::Ping { sent_us: 7, rtt_us: 0 });
-        let other = Frame::JoinOk(body::JoinOk { group: "other".into() });
-        let ok = Frame::JoinOk(body::JoinOk { group: "room".into() });
+        let other = Frame::JoinOk(body::JoinOk { group: "other".into(), members: 0 });
+        let ok = Frame::JoinOk(body::JoinOk { group: "room".into(), members: 0 });
         // A byte at a time, as a bad network might.
         for byte in bytes(&[push(b"one"), ping, other, ok, push(b"two")]) {
             stream.write_all(&[byte]).unwrap();

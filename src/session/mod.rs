@@ -14,6 +14,7 @@ pub use rate::{Bucket, Rate, Verdict};
 
 use crate::{
     io::Tick,
+    limits::PAGE_MESSAGES_MAX,
     wire::{ErrorCode, Frame, FrameType, SendRef, body, body::DeliveryClass},
 };
 
@@ -93,16 +94,29 @@ pub enum Action<'a> {
     /// Nothing more: it was heard.
     Nothing,
     Pong(body::Pong),
+    /// Route it to who is online.
     Send {
         target: Target<'a>,
         send: SendRef<'a>,
     },
+    /// Keep it in the channel's log first.
+    Append {
+        target: Target<'a>,
+        send: SendRef<'a>,
+    },
+    Received(body::Received),
+    Read(body::Read),
+    Sync(body::Sync),
     Join {
         group: String,
+        cursor: Option<u64>,
     },
     Leave {
         group: String,
     },
+    State(body::State),
+    Watch(body::Watch),
+    Unwatch(body::Unwatch),
     /// Skipped; counted.
     Unknown,
 }
@@ -161,12 +175,24 @@ impl Session {
                     let message = format!("the token's claim `join` does not cover group {:?}", join.group);
                     return Err(Refusal::answer(ErrorCode::JoinForbidden, FrameType::Join, message));
                 }
-                Ok(Action::Join { group: join.group })
+                Ok(Action::Join { group: join.group, cursor: join.cursor })
             }
             Frame::Leave(leave) => {
                 check_group(&leave.group, FrameType::Leave)?;
                 Ok(Action::Leave { group: leave.group })
             }
+            Frame::Received(received) => {
+                check_channel(&received.channel, FrameType::Received)?;
+                Ok(Action::Received(received))
+            }
+            Frame::Read(read) => {
+                check_channel(&read.channel, FrameType::Read)?;
+                Ok(Action::Read(read))
+            }
+            Frame::Sync(sync) => check_sync(sync, rights),
+            Frame::State(state) => Ok(Action::State(state)),
+            Frame::Watch(watch) => Ok(Action::Watch(watch)),
+            Frame::Unwatch(unwatch) => Ok(Action::Unwatch(unwatch)),
             Frame::Unknown { .. } => Ok(Action::Unknown),
             Frame::Login(_) => Err(Refusal::closing(
                 ErrorCode::UnexpectedFrame,
@@ -175,8 +201,13 @@ impl Session {
             Frame::LoginOk(_)
             | Frame::SendOk(_)
             | Frame::Push(_)
+            | Frame::Accepted(_)
+            | Frame::Gap(_)
             | Frame::JoinOk(_)
             | Frame::LeaveOk(_)
+            | Frame::Cursors(_)
+            | Frame::Page(_)
+            | Frame::Presence(_)
             | Frame::Kicked(_)
             | Frame::Goaway(_)
             | Frame::Error(_) => Err(only_gateways_send(&frame)),
@@ -222,12 +253,28 @@ impl Session {
 pub fn check_first_frame(frame: Frame<'_>) -> Result<body::Login, Refusal> {
     match frame {
         Frame::Login(login) => Ok(login),
-        Frame::Ping(_) | Frame::Pong(_) | Frame::Send(_) | Frame::Join(_) | Frame::Leave(_) | Frame::Unknown { .. } => {
+        Frame::Ping(_)
+        | Frame::Pong(_)
+        | Frame::Send(_)
+        | Frame::Received(_)
+        | Frame::Read(_)
+        | Frame::Sync(_)
+        | Frame::Join(_)
+        | Frame::Leave(_)
+        | Frame::State(_)
+        | Frame::Watch(_)
+        | Frame::Unwatch(_)
+        | Frame::Unknown { .. } => {
             Err(Refusal::closing(ErrorCode::UnexpectedFrame, "the first frame of a connection must be LOGIN"))
         }
         Frame::LoginOk(_)
         | Frame::SendOk(_)
         | Frame::Push(_)
+        | Frame::Accepted(_)
+        | Frame::Gap(_)
+        | Frame::Cursors(_)
+        | Frame::Page(_)
+        | Frame::Presence(_)
         | Frame::JoinOk(_)
         | Frame::LeaveOk(_)
         | Frame::Kicked(_)
@@ -247,29 +294,57 @@ fn check_group(group: &str, frame: FrameType) -> Result<(), Refusal> {
 
 fn check_send<'a>(send: SendRef<'a>, rights: Option<&Rights>) -> Result<Action<'a>, Refusal> {
     let refuse = |code, message: String| Err(Refusal::answer(code, FrameType::Send, message).about(send.client_msg_id));
-    match send.known_class() {
-        Some(DeliveryClass::Transient) => {}
-        None => return refuse(ErrorCode::UnsupportedClass, format!("delivery class {} is not offered here", send.class)),
+    let Some(class) = send.known_class() else {
+        return refuse(ErrorCode::UnsupportedClass, format!("delivery class {} is not offered here", send.class));
+    };
+    if let Err(bad) = check_optional_name(send.key) {
+        return refuse(ErrorCode::BadName, format!("the key {bad}"));
     }
-    let target = match send.channel.split_once('/') {
+    let target = check_channel(send.channel, FrameType::Send).map_err(|refusal| refusal.about(send.client_msg_id))?;
+    match target {
+        Target::Group(group) if rights.is_some_and(|rights| !rights.write.allows(group)) => {
+            return refuse(ErrorCode::WriteForbidden, format!("the token's claim `write` does not cover group {group:?}"));
+        }
+        Target::Group(_) | Target::User(_) => {}
+    }
+    Ok(match class {
+        DeliveryClass::Durable => Action::Append { target, send },
+        DeliveryClass::Transient | DeliveryClass::TransientNewest | DeliveryClass::TransientLatest => {
+            Action::Send { target, send }
+        }
+    })
+}
+
+/// What a channel names.
+pub fn check_channel(channel: &str, frame: FrameType) -> Result<Target<'_>, Refusal> {
+    let bad = |message| Refusal::answer(ErrorCode::BadChannel, frame, message);
+    let target = match channel.split_once('/') {
         Some(("user", name)) => Target::User(name),
         Some(("group", name)) => Target::Group(name),
         Some(_) | None => {
-            let shown: String = send.channel.chars().take(80).collect();
-            return refuse(
-                ErrorCode::BadChannel,
-                format!("channel {shown:?} is neither \"user/<client_id>\" nor \"group/<group>\""),
-            );
+            let shown: String = channel.chars().take(80).collect();
+            return Err(bad(format!("channel {shown:?} is neither \"user/<client_id>\" nor \"group/<group>\"")));
         }
     };
     let (Target::User(name) | Target::Group(name)) = target;
-    if let Err(bad) = check_name(name) {
-        return refuse(ErrorCode::BadChannel, format!("the name in the channel {bad}"));
+    check_name(name).map_err(|why| bad(format!("the name in the channel {why}")))?;
+    Ok(target)
+}
+
+/// Whose channel it is, the shard knows.
+fn check_sync(sync: body::Sync, rights: Option<&Rights>) -> Result<Action<'static>, Refusal> {
+    let refuse = |code, message: String| Err(Refusal::answer(code, FrameType::Sync, message));
+    if let Target::Group(group) = check_channel(&sync.channel, FrameType::Sync)?
+        && rights.is_some_and(|rights| !rights.join.allows(group))
+    {
+        return refuse(ErrorCode::ReadForbidden, format!("the token's claim `join` does not cover group {group:?}"));
     }
-    match target {
-        Target::Group(group) if rights.is_some_and(|rights| !rights.write.allows(group)) => {
-            refuse(ErrorCode::WriteForbidden, format!("the token's claim `write` does not cover group {group:?}"))
-        }
-        Target::Group(_) | Target::User(_) => Ok(Action::Send { target, send }),
+    if sync.from == 0 {
+        return refuse(ErrorCode::BadRange, "the first sequence of a channel is 1, not 0".to_owned());
     }
+    if !(1..=PAGE_MESSAGES_MAX).contains(&sync.limit) {
+        let message = format!("a page holds 1 to {PAGE_MESSAGES_MAX} messages, not {}", sync.limit);
+        return refuse(ErrorCode::BadRange, message);
+    }
+    Ok(Action::Sync(sync))
 }

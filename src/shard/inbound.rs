@@ -6,7 +6,7 @@ use crate::{
     ids::ConnId,
     limits::{HELD_BYTES_MAX, LOGIN_BODY_BYTES_MAX},
     session::{Action, Refusal, check_first_frame},
-    wire::{Decoded, ErrorCode, Frame, decode},
+    wire::{Decoded, ErrorCode, Frame, FrameType, decode},
 };
 
 /// Whether the bytes behind a frame are still this connection's to read.
@@ -209,8 +209,17 @@ impl Shard {
                 self.bring_forward_silence(conn);
             }
             Action::Send { target, send } => self.route(conn, target, &send),
-            Action::Join { group } => self.join(conn, group),
+            Action::Join { group, cursor: _ } => self.join(conn, group),
             Action::Leave { group } => self.leave(conn, group),
+            Action::Append { .. }
+            | Action::Received(_)
+            | Action::Read(_)
+            | Action::Sync(_)
+            | Action::State(_)
+            | Action::Watch(_)
+            | Action::Unwatch(_) => {
+                self.refuse(conn, Refusal::answer(ErrorCode::StoreUnavailable, FrameType::Send, "this gateway keeps no log"));
+            }
         }
     }
 }

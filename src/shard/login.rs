@@ -103,6 +103,7 @@ impl Shard {
             heartbeat_interval_ms: session.heartbeat.interval_ms,
             max_body_bytes: self.settings.rules.max_body_bytes,
             server_time_ms: self.settings.rules.wall_ms(self.now),
+            ..Default::default()
         };
         let connection = self.connections.at_mut(conn.slot);
         connection.identify(identity, epoch, session);

@@ -27,6 +27,8 @@ impl Shard {
             from_device: sender.names.device(),
             client_msg_id: send.client_msg_id,
             payload: send.payload,
+            key: send.key,
+            ..PushRef::default()
         };
         encode(&Frame::Push(push), &mut scratch);
         match target {
@@ -192,7 +194,7 @@ impl Shard {
         {
             // A repeated JOIN; if the first one still waits, so does this one.
             if self.local_groups.is_subscribed(index) {
-                self.answer(conn, &Frame::JoinOk(body::JoinOk { group }));
+                self.answer(conn, &Frame::JoinOk(body::JoinOk { group, members: 0 }));
             } else {
                 self.local_groups.join_again(index, conn);
             }
@@ -210,7 +212,7 @@ impl Shard {
             return;
         }
         match self.local_groups.join(&group, conn, &mut self.connections) {
-            Joined::Now => self.answer(conn, &Frame::JoinOk(body::JoinOk { group })),
+            Joined::Now => self.answer(conn, &Frame::JoinOk(body::JoinOk { group, members: 0 })),
             Joined::Later => {}
             Joined::Subscribe { ticket } => self.subscribe(&group, ticket),
         }
@@ -228,7 +230,7 @@ impl Shard {
 
     fn subscribed(&mut self, group: &str, ticket: u32) {
         for conn in self.local_groups.subscribed(group, ticket) {
-            self.answer(conn, &Frame::JoinOk(body::JoinOk { group: group.to_owned() }));
+            self.answer(conn, &Frame::JoinOk(body::JoinOk { group: group.to_owned(), members: 0 }));
         }
     }
 
@@ -246,7 +248,7 @@ impl Shard {
             self.connections.at_mut(conn.slot).trim();
             // Every JOIN has its answer, and before that of the LEAVE behind it; that no message came between them is allowed.
             for _ in 0..left.unanswered {
-                self.answer(conn, &Frame::JoinOk(body::JoinOk { group: group.clone() }));
+                self.answer(conn, &Frame::JoinOk(body::JoinOk { group: group.clone(), members: 0 }));
             }
         }
         self.answer(conn, &Frame::LeaveOk(body::LeaveOk { group }));

@@ -57,6 +57,12 @@ codes! {
     UnexpectedFrame = 1008, "UNEXPECTED_FRAME", Never;
     /// A name (client, device, class, group) is empty, too long or holds a control character.
     BadName = 1009, "BAD_NAME", Never;
+    /// A compressed body cannot be decompressed, or compression was not agreed upon at LOGIN.
+    BadCompression = 1010, "BAD_COMPRESSION", Never;
+    /// A compressed body is longer than the limit once decompressed.
+    DecompressedTooLong = 1011, "DECOMPRESSED_TOO_LONG", Never;
+    /// A BATCH holds something other than whole frames, or another BATCH.
+    BadBatch = 1012, "BAD_BATCH", Never;
 
     /// LOGIN carries no token, and this gateway demands one.
     TokenMissing = 2001, "TOKEN_MISSING", WithNewToken;
@@ -81,6 +87,10 @@ codes! {
     SlowConsumer = 3005, "SLOW_CONSUMER", Later;
     /// There is no room for this now: for more bytes of unfinished frames, or for what SEND or JOIN asks.
     Overloaded = 3006, "OVERLOADED", Later;
+    /// The disk has no room for more messages.
+    StoreFull = 3007, "STORE_FULL", Later;
+    /// The log of messages cannot be written or read now.
+    StoreUnavailable = 3008, "STORE_UNAVAILABLE", Later;
 
     /// No LOGIN came in time.
     LoginTimeout = 4001, "LOGIN_TIMEOUT", Later;
@@ -109,6 +119,24 @@ codes! {
     TooManyGroups = 5004, "TOO_MANY_GROUPS", Never;
     /// The delivery class is not one that this gateway offers.
     UnsupportedClass = 5005, "UNSUPPORTED_CLASS", Never;
+    /// RECEIVED or READ names a channel that this device does not follow.
+    UnknownChannel = 5006, "UNKNOWN_CHANNEL", Never;
+    /// A cursor lies above the channel's newest message.
+    CursorAhead = 5007, "CURSOR_AHEAD", Never;
+    /// RECEIVED acknowledges a message that was never sent to this device.
+    NotSent = 5008, "NOT_SENT", Never;
+    /// A `client_msg_id` was used before, for another message.
+    MessageIdReused = 5009, "MESSAGE_ID_REUSED", Never;
+    /// SYNC asks for no messages, for too many, or from sequence 0.
+    BadRange = 5010, "BAD_RANGE", Never;
+    /// In GAP: the messages were older, or more, than the channel keeps.
+    Expired = 5011, "EXPIRED", Never;
+    /// In GAP: the messages were lost with a damaged store.
+    Lost = 5012, "LOST", Never;
+    /// The token gives no right to read this channel, or to watch this client.
+    ReadForbidden = 5013, "READ_FORBIDDEN", Never;
+    /// The connection watches as many clients as it may, or the client is watched by as many.
+    TooManyWatches = 5014, "TOO_MANY_WATCHES", Never;
 }
 
 impl ErrorCode {

@@ -16,6 +16,7 @@ pub struct SendRef<'a> {
     pub payload: &'a [u8],
     pub receipt: bool,
     pub include_sender: bool,
+    pub key: &'a str,
 }
 
 /// The body of PUSH, borrowed. Field meanings: `proto/weir.proto`.
@@ -26,6 +27,10 @@ pub struct PushRef<'a> {
     pub from_device: &'a str,
     pub client_msg_id: u64,
     pub payload: &'a [u8],
+    /// 0: not durable.
+    pub seq: u64,
+    pub timestamp: u64,
+    pub key: &'a str,
 }
 
 impl<'a> SendRef<'a> {
@@ -40,6 +45,7 @@ impl<'a> SendRef<'a> {
                 4 => send.payload = value.bytes()?,
                 5 => send.receipt = value.number()? != 0,
                 6 => send.include_sender = value.number()? != 0,
+                7 => send.key = value.text()?,
                 _ => {}
             }
         }
@@ -53,6 +59,7 @@ impl<'a> SendRef<'a> {
         put_bytes(4, self.payload, out);
         put_number(5, u64::from(self.receipt), out);
         put_number(6, u64::from(self.include_sender), out);
+        put_bytes(7, self.key.as_bytes(), out);
     }
 
     /// Whether the class is one that this version knows.
@@ -72,6 +79,9 @@ impl<'a> PushRef<'a> {
                 3 => push.from_device = value.text()?,
                 4 => push.client_msg_id = value.number()?,
                 5 => push.payload = value.bytes()?,
+                6 => push.seq = value.number()?,
+                7 => push.timestamp = value.number()?,
+                8 => push.key = value.text()?,
                 _ => {}
             }
         }
@@ -84,5 +94,8 @@ impl<'a> PushRef<'a> {
         put_bytes(3, self.from_device.as_bytes(), out);
         put_number(4, self.client_msg_id, out);
         put_bytes(5, self.payload, out);
+        put_number(6, self.seq, out);
+        put_number(7, self.timestamp, out);
+        put_bytes(8, self.key.as_bytes(), out);
     }
 }

@@ -64,13 +64,24 @@ frame_types! {
     Send = 0x10, "SEND";
     SendOk = 0x11, "SEND_OK";
     Push = 0x12, "PUSH";
+    Accepted = 0x13, "ACCEPTED";
+    Received = 0x14, "RECEIVED";
+    Read = 0x15, "READ";
+    Gap = 0x16, "GAP";
     Join = 0x20, "JOIN";
     JoinOk = 0x21, "JOIN_OK";
     Leave = 0x22, "LEAVE";
     LeaveOk = 0x23, "LEAVE_OK";
+    Cursors = 0x24, "CURSORS";
+    Sync = 0x25, "SYNC";
+    Page = 0x26, "PAGE";
     Kicked = 0x30, "KICKED";
     Goaway = 0x31, "GOAWAY";
     Error = 0x32, "ERROR";
+    State = 0x40, "STATE";
+    Watch = 0x41, "WATCH";
+    Unwatch = 0x42, "UNWATCH";
+    Presence = 0x43, "PRESENCE";
 }
 
 /// One frame. The bodies of SEND and PUSH, the hot ones, borrow from the bytes they were decoded from.
@@ -83,13 +94,24 @@ pub enum Frame<'a> {
     Send(SendRef<'a>),
     SendOk(body::SendOk),
     Push(PushRef<'a>),
+    Accepted(body::Accepted),
+    Received(body::Received),
+    Read(body::Read),
+    Gap(body::Gap),
     Join(body::Join),
     JoinOk(body::JoinOk),
     Leave(body::Leave),
     LeaveOk(body::LeaveOk),
+    Cursors(body::Cursors),
+    Sync(body::Sync),
+    Page(body::Page),
     Kicked(body::Kicked),
     Goaway(body::Goaway),
     Error(body::Error),
+    State(body::State),
+    Watch(body::Watch),
+    Unwatch(body::Unwatch),
+    Presence(body::PresenceOf),
     /// A type this version does not know and the sender does not insist on: to be skipped.
     Unknown {
         kind: u8,
@@ -107,13 +129,24 @@ impl Frame<'_> {
             Frame::Send(_) => FrameType::Send,
             Frame::SendOk(_) => FrameType::SendOk,
             Frame::Push(_) => FrameType::Push,
+            Frame::Accepted(_) => FrameType::Accepted,
+            Frame::Received(_) => FrameType::Received,
+            Frame::Read(_) => FrameType::Read,
+            Frame::Gap(_) => FrameType::Gap,
             Frame::Join(_) => FrameType::Join,
             Frame::JoinOk(_) => FrameType::JoinOk,
             Frame::Leave(_) => FrameType::Leave,
             Frame::LeaveOk(_) => FrameType::LeaveOk,
+            Frame::Cursors(_) => FrameType::Cursors,
+            Frame::Sync(_) => FrameType::Sync,
+            Frame::Page(_) => FrameType::Page,
             Frame::Kicked(_) => FrameType::Kicked,
             Frame::Goaway(_) => FrameType::Goaway,
             Frame::Error(_) => FrameType::Error,
+            Frame::State(_) => FrameType::State,
+            Frame::Watch(_) => FrameType::Watch,
+            Frame::Unwatch(_) => FrameType::Unwatch,
+            Frame::Presence(_) => FrameType::Presence,
             Frame::Unknown { kind } => return *kind,
         };
         kind as u8
@@ -232,13 +265,24 @@ fn decode_body(kind_byte: u8, flags: u16, body: &[u8]) -> Result<Frame<'_>, Malf
         FrameType::Send => return SendRef::decode(body).map(Frame::Send).map_err(malformed),
         FrameType::SendOk => cold(body).map(Frame::SendOk),
         FrameType::Push => return PushRef::decode(body).map(Frame::Push).map_err(malformed),
+        FrameType::Accepted => cold(body).map(Frame::Accepted),
+        FrameType::Received => cold(body).map(Frame::Received),
+        FrameType::Read => cold(body).map(Frame::Read),
+        FrameType::Gap => cold(body).map(Frame::Gap),
         FrameType::Join => cold(body).map(Frame::Join),
         FrameType::JoinOk => cold(body).map(Frame::JoinOk),
         FrameType::Leave => cold(body).map(Frame::Leave),
         FrameType::LeaveOk => cold(body).map(Frame::LeaveOk),
+        FrameType::Cursors => cold(body).map(Frame::Cursors),
+        FrameType::Sync => cold(body).map(Frame::Sync),
+        FrameType::Page => cold(body).map(Frame::Page),
         FrameType::Kicked => cold(body).map(Frame::Kicked),
         FrameType::Goaway => cold(body).map(Frame::Goaway),
         FrameType::Error => cold(body).map(Frame::Error),
+        FrameType::State => cold(body).map(Frame::State),
+        FrameType::Watch => cold(body).map(Frame::Watch),
+        FrameType::Unwatch => cold(body).map(Frame::Unwatch),
+        FrameType::Presence => cold(body).map(Frame::Presence),
     }
     .map_err(|cause| malformed(&cause))
 }
@@ -263,13 +307,24 @@ pub fn encode(frame: &Frame<'_>, out: &mut Vec<u8>) {
         Frame::Send(body) => body.encode(out),
         Frame::SendOk(body) => append(body, out),
         Frame::Push(body) => body.encode(out),
+        Frame::Accepted(body) => append(body, out),
+        Frame::Received(body) => append(body, out),
+        Frame::Read(body) => append(body, out),
+        Frame::Gap(body) => append(body, out),
         Frame::Join(body) => append(body, out),
         Frame::JoinOk(body) => append(body, out),
         Frame::Leave(body) => append(body, out),
         Frame::LeaveOk(body) => append(body, out),
+        Frame::Cursors(body) => append(body, out),
+        Frame::Sync(body) => append(body, out),
+        Frame::Page(body) => append(body, out),
         Frame::Kicked(body) => append(body, out),
         Frame::Goaway(body) => append(body, out),
         Frame::Error(body) => append(body, out),
+        Frame::State(body) => append(body, out),
+        Frame::Watch(body) => append(body, out),
+        Frame::Unwatch(body) => append(body, out),
+        Frame::Presence(body) => append(body, out),
         Frame::Unknown { .. } => {}
     }
     seal(&mut out[start..]);

@@ -117,7 +117,7 @@ on_both_reactors! {
             peer.join(group);
         }
         for refused in 1..=10 {
-            peer.send_frame(&Frame::Join(body::Join { group: format!("more-{refused}") }));
+            peer.send_frame(&Frame::Join(body::Join { group: format!("more-{refused}"), cursor: None }));
             assert_eq!(peer.expect_refused(ErrorCode::TooManyGroups).in_reply_to, 0x20);
         }
         assert_eq!(gateway.refused(ErrorCode::TooManyGroups), 10);
@@ -132,7 +132,7 @@ on_both_reactors! {
         let mut peer = gateway.login("joiner", "1");
         let long = "n".repeat(65);
         for group in ["", &long, "a\nb", "\u{7f}"] {
-            peer.send_frame(&Frame::Join(body::Join { group: group.to_owned() }));
+            peer.send_frame(&Frame::Join(body::Join { group: group.to_owned(), cursor: None }));
             assert_eq!(peer.expect_refused(ErrorCode::BadName).in_reply_to, 0x20);
             peer.send_frame(&Frame::Leave(body::Leave { group: group.to_owned() }));
             assert_eq!(peer.expect_refused(ErrorCode::BadName).in_reply_to, 0x22);

@@ -170,7 +170,7 @@ on_both_reactors! {
         }
         bob.join("room/1");
         for group in ["lobby/x", "rooms", "board"] {
-            alice.send_frame(&Frame::Join(body::Join { group: group.to_owned() }));
+            alice.send_frame(&Frame::Join(body::Join { group: group.to_owned(), cursor: None }));
             assert_eq!(alice.expect_refused(ErrorCode::JoinForbidden).in_reply_to, 0x20, "{group}");
         }
         assert_eq!(alice.send_counted("group/room/1", 1, b"allowed"), (1, 0));

@@ -100,7 +100,7 @@ on_both_reactors! {
         let send = SendRef { channel: "user/bystander-0-a", payload: b"intruder", receipt: true, ..SendRef::default() };
         let cases = [
             ("SEND", frame_bytes(&Frame::Send(send)), ErrorCode::UnexpectedFrame),
-            ("JOIN", frame_bytes(&Frame::Join(body::Join { group: "g".to_owned() })), ErrorCode::UnexpectedFrame),
+            ("JOIN", frame_bytes(&Frame::Join(body::Join { group: "g".to_owned(), cursor: None })), ErrorCode::UnexpectedFrame),
             ("LEAVE", frame_bytes(&Frame::Leave(body::Leave { group: "g".to_owned() })), ErrorCode::UnexpectedFrame),
             ("PING", frame_bytes(&Frame::Ping(body::Ping::default())), ErrorCode::UnexpectedFrame),
             ("PONG", frame_bytes(&Frame::Pong(body::Pong::default())), ErrorCode::UnexpectedFrame),

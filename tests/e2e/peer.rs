@@ -28,6 +28,11 @@ pub enum Got {
     },
     JoinOk(String),
     LeaveOk(String),
+    Accepted(body::Accepted),
+    Gap(body::Gap),
+    Cursors(body::Cursors),
+    Page(body::Page),
+    Presence(body::PresenceOf),
     Kicked(body::Kicked),
     Goaway(body::Goaway),
     Error(body::Error),
@@ -56,7 +61,22 @@ impl Got {
             Frame::Kicked(body) => Got::Kicked(body),
             Frame::Goaway(body) => Got::Goaway(body),
             Frame::Error(body) => Got::Error(body),
-            Frame::Login(_) | Frame::Send(_) | Frame::Join(_) | Frame::Leave(_) | Frame::Unknown { .. } => {
+            Frame::Accepted(body) => Got::Accepted(body),
+            Frame::Gap(body) => Got::Gap(body),
+            Frame::Cursors(body) => Got::Cursors(body),
+            Frame::Page(body) => Got::Page(body),
+            Frame::Presence(body) => Got::Presence(body),
+            Frame::Login(_)
+            | Frame::Send(_)
+            | Frame::Received(_)
+            | Frame::Read(_)
+            | Frame::Sync(_)
+            | Frame::Join(_)
+            | Frame::Leave(_)
+            | Frame::State(_)
+            | Frame::Watch(_)
+            | Frame::Unwatch(_)
+            | Frame::Unknown { .. } => {
                 panic!("a gateway sent {frame:?}")
             }
         }
@@ -81,6 +101,7 @@ impl LoginFields<'_> {
             device_class: self.class.to_owned(),
             token: self.token.to_owned(),
             agent: "e2e".to_owned(),
+            ..body::Login::default()
         }))
     }
 }
@@ -174,7 +195,7 @@ impl Peer {
 
     /// JOIN, which must succeed.
     pub fn join(&mut self, group: &str) {
-        self.send_frame(&Frame::Join(body::Join { group: group.to_owned() }));
+        self.send_frame(&Frame::Join(body::Join { group: group.to_owned(), cursor: None }));
         assert_eq!(self.next(), Got::JoinOk(group.to_owned()));
     }
 

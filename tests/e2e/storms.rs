@@ -54,7 +54,7 @@ on_both_reactors! {
     fn resets(reactor) {
         let gateway = Gateway::start(reactor, &["--shards", "4"]);
         let bystanders = Bystanders::start(&gateway);
-        let join = frame_bytes(&Frame::Join(weir::wire::body::Join { group: "storm".to_owned() }));
+        let join = frame_bytes(&Frame::Join(weir::wire::body::Join { group: "storm".to_owned(), cursor: None }));
         for round in 0..3_000 {
             let mut peer = gateway.connect();
             let login = LoginFields { client: &format!("storm-{}", round % 100), ..LoginFields::default() }.frame();

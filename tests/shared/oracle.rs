@@ -35,6 +35,7 @@ pub fn send_ref(send: &body::Send) -> SendRef<'_> {
         payload: &send.payload,
         receipt: send.receipt,
         include_sender: send.include_sender,
+        key: &send.key,
     }
 }
 
@@ -45,6 +46,9 @@ pub fn push_ref(push: &body::Push) -> PushRef<'_> {
         from_device: &push.from_device,
         client_msg_id: push.client_msg_id,
         payload: &push.payload,
+        seq: push.seq,
+        timestamp: push.timestamp,
+        key: &push.key,
     }
 }
 

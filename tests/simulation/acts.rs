@@ -45,6 +45,7 @@ impl Peer {
             device_class: CLASSES[self.class].0.to_owned(),
             token: String::new(),
             agent: "simulation".to_owned(),
+            ..body::Login::default()
         };
         self.put(&Frame::Login(login), Some(Mark::Login));
         if rng.chance(50) {
@@ -73,7 +74,7 @@ impl Peer {
         match rng.range(0, 9) {
             0..=2 if may_change => {
                 self.groups.entry(group.clone()).or_default().due.push_back(true);
-                self.put(&Frame::Join(body::Join { group: group.clone() }), Some(Mark::Join(group)));
+                self.put(&Frame::Join(body::Join { group: group.clone(), cursor: None }), Some(Mark::Join(group)));
             }
             3 if may_change => {
                 self.groups.entry(group.clone()).or_default().due.push_back(false);
@@ -108,6 +109,7 @@ impl Peer {
             payload: &payload,
             receipt: sent.receipt,
             include_sender: sent.include_sender,
+            ..SendRef::default()
         };
         self.put(&Frame::Send(send), Some(Mark::Send(id)));
         model.sent.insert(id, sent);

@@ -64,7 +64,22 @@ impl Peer {
                     u64::MAX
                 };
             }
-            Frame::Login(_) | Frame::Send(_) | Frame::Join(_) | Frame::Leave(_) | Frame::Unknown { .. } => {
+            Frame::Accepted(_)
+            | Frame::Gap(_)
+            | Frame::Cursors(_)
+            | Frame::Page(_)
+            | Frame::Presence(_)
+            | Frame::Login(_)
+            | Frame::Send(_)
+            | Frame::Received(_)
+            | Frame::Read(_)
+            | Frame::Sync(_)
+            | Frame::Join(_)
+            | Frame::Leave(_)
+            | Frame::State(_)
+            | Frame::Watch(_)
+            | Frame::Unwatch(_)
+            | Frame::Unknown { .. } => {
                 panic!("peer {me} got {frame:?} from a gateway")
             }
         }

@@ -27,7 +27,7 @@ pub fn bytes(code: ErrorCode) -> Vec<u8> {
         ErrorCode::UnknownDeviceClass => {
             Frame::Login(body::Login { client_id: "who".to_owned(), device_class: "none".to_owned(), ..body::Login::default() })
         }
-        _ => Frame::JoinOk(body::JoinOk { group: "group-1".to_owned() }),
+        _ => Frame::JoinOk(body::JoinOk { group: "group-1".to_owned(), members: 0 }),
     };
     encode(&frame, &mut bytes);
     match code {

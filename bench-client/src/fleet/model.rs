@@ -249,7 +249,7 @@ impl<S: Scenario> World<S> {
             }
             Frame::Join(join) => {
                 self.session(peer).groups.push(join.group.clone());
-                self.push(peer, &Frame::JoinOk(body::JoinOk { group: join.group }));
+                self.push(peer, &Frame::JoinOk(body::JoinOk { group: join.group, members: 0 }));
             }
             Frame::Ping(ping) if !self.script.ignores_pings => {
                 self.push(peer, &Frame::Pong(body::Pong { sent_us: ping.sent_us, heartbeat_interval_ms: 0 }));
@@ -290,6 +290,7 @@ impl<S: Scenario> World<S> {
                 from_device: "bench",
                 client_msg_id: send.client_msg_id,
                 payload: send.payload,
+                ..PushRef::default()
             };
             self.deliver_push(from, to, &push, fault);
         }

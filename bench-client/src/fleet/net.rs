@@ -95,6 +95,7 @@ impl Net {
             payload: &self.payload,
             receipt: false,
             include_sender: matches!(destination, Destination::Group(_)),
+            ..SendRef::default()
         };
         self.queued_bytes += put(&mut self.links[local as usize], &mut self.pool, &Frame::Send(send));
         self.touch(local, now);

@@ -91,8 +91,24 @@ impl<S: Scenario> Fleet<S> {
                 // The gateway ends the connection itself, after its window.
                 count_cause(&mut self.net.outcome.endings, "GOAWAY", &goaway.message);
             }
-            Frame::SendOk(_) | Frame::LeaveOk(_) | Frame::Unknown { .. } => {}
-            Frame::Login(_) | Frame::Send(_) | Frame::Join(_) | Frame::Leave(_) => {
+            Frame::SendOk(_)
+            | Frame::LeaveOk(_)
+            | Frame::Accepted(_)
+            | Frame::Gap(_)
+            | Frame::Cursors(_)
+            | Frame::Page(_)
+            | Frame::Presence(_)
+            | Frame::Unknown { .. } => {}
+            Frame::Login(_)
+            | Frame::Send(_)
+            | Frame::Received(_)
+            | Frame::Read(_)
+            | Frame::Sync(_)
+            | Frame::Join(_)
+            | Frame::Leave(_)
+            | Frame::State(_)
+            | Frame::Watch(_)
+            | Frame::Unwatch(_) => {
                 self.fail(local, "unexpected frame", "the gateway sent a frame that only clients send", None);
             }
         }
@@ -112,7 +128,7 @@ impl<S: Scenario> Fleet<S> {
                 link.state = State::Joining;
                 let mut name = String::new();
                 self.net.plan.put_group(group, &mut name);
-                self.net.put_frame(local, &Frame::Join(body::Join { group: name }), now);
+                self.net.put_frame(local, &Frame::Join(body::Join { group: name, cursor: None }), now);
             }
         }
     }

@@ -85,7 +85,7 @@ fn who_asks_and_never_reads_is_closed_at_twice_the_budget() {
 fn a_connection_joins_so_many_groups_and_no_more() {
     let mut bench = Bench::new(|settings| settings.limits.groups_per_connection = 2);
     let conn = bench.login("alice");
-    let join = |group: &str| Frame::Join(body::Join { group: group.to_owned() });
+    let join = |group: &str| Frame::Join(body::Join { group: group.to_owned(), cursor: None });
     for group in ["a", "b", "a"] {
         assert_eq!(bench.ask(conn, &join(group)), [Seen::Frame("JOIN_OK")]);
     }
@@ -272,7 +272,9 @@ fn a_client_has_so_many_devices_and_no_more() {
 #[test]
 fn memberships_beyond_the_shards_limit_are_refused() {
     let mut bench = Bench::new(|settings| settings.limits.memberships_per_shard = 2);
-    let join = |bench: &mut Bench, conn, group: &str| bench.ask(conn, &Frame::Join(body::Join { group: group.to_owned() }));
+    let join = |bench: &mut Bench, conn, group: &str| {
+        bench.ask(conn, &Frame::Join(body::Join { group: group.to_owned(), cursor: None }))
+    };
     let (alice, bob) = (bench.login("alice"), bench.login("bob"));
     for conn in [alice, bob] {
         assert_eq!(join(&mut bench, conn, "room"), [Seen::Frame("JOIN_OK")]);

@@ -76,6 +76,7 @@ impl Said {
                 device_class: class.text(),
                 token: token.clone(),
                 agent: agent.text(),
+                ..body::Login::default()
             })),
             Said::Ping { sent_us, rtt_us } => take(Frame::Ping(body::Ping { sent_us: *sent_us, rtt_us: *rtt_us })),
             Said::Pong { sent_us } => take(Frame::Pong(body::Pong { sent_us: *sent_us, heartbeat_interval_ms: 0 })),
@@ -86,10 +87,11 @@ impl Said {
                 payload,
                 receipt: *receipt,
                 include_sender: *include_sender,
+                ..SendRef::default()
             })),
-            Said::Join(group) => take(Frame::Join(body::Join { group: group.text() })),
+            Said::Join(group) => take(Frame::Join(body::Join { group: group.text(), cursor: None })),
             Said::Leave(group) => take(Frame::Leave(body::Leave { group: group.text() })),
-            Said::Unknown(kind) => take(Frame::Unknown { kind: kind % 0x10 + 0x40 }),
+            Said::Unknown(kind) => take(Frame::Unknown { kind: kind % 0x10 + 0x50 }),
             Said::LikeAGateway(kind) => take(match kind % 4 {
                 0 => Frame::LoginOk(body::LoginOk::default()),
                 1 => Frame::JoinOk(body::JoinOk::default()),
