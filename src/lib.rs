@@ -17,4 +17,5 @@ pub mod reactor;
 pub mod session;
 pub mod shard;
 pub mod stats;
+pub mod store;
 pub mod wire;

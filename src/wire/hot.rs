@@ -69,6 +69,19 @@ impl<'a> SendRef<'a> {
 }
 
 impl<'a> PushRef<'a> {
+    /// Reads a body that stands alone, without a header.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn decode_body(body: &'a [u8]) -> Result<PushRef<'a>, &'static str> {
+        PushRef::decode(body)
+    }
+
+    /// Appends the body alone, without a header.
+    pub fn encode_body(&self, out: &mut Vec<u8>) {
+        self.encode(out);
+    }
+
     pub(super) fn decode(body: &'a [u8]) -> Result<PushRef<'a>, Refusal> {
         let mut push = PushRef::default();
         let mut fields = Fields::new(body);

@@ -18,15 +18,19 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("io", &["ids", "limits"]),
     ("wire", &["ids", "limits"]),
     ("session", &["ids", "limits", "stats", "io", "wire"]),
-    ("shard", &["ids", "limits", "stats", "io", "wire", "session"]),
+    ("store", &["ids", "limits", "stats", "wire", "mesh"]),
+    ("shard", &["ids", "limits", "stats", "io", "wire", "session", "store"]),
     ("mesh", &["ids", "limits", "stats"]),
     ("reactor", &["ids", "limits", "stats", "io", "mesh"]),
     ("control", &["ids", "limits", "stats", "io", "wire", "session", "mesh"]),
     ("host", &["ids", "limits", "stats"]),
     ("config", &["ids", "limits", "wire", "session"]),
-    ("boot", &["ids", "limits", "stats", "io", "wire", "session", "shard", "mesh", "reactor", "control", "host", "config"]),
+    (
+        "boot",
+        &["ids", "limits", "stats", "io", "wire", "session", "store", "shard", "mesh", "reactor", "control", "host", "config"],
+    ),
     ("client", &["ids", "limits", "wire"]),
-    ("cli", &["ids", "limits", "stats", "io", "wire", "session", "client", "host", "config", "boot"]),
+    ("cli", &["ids", "limits", "stats", "io", "wire", "session", "store", "client", "host", "config", "boot"]),
 ];
 /// What bench-client may use of the library.
 const BENCH_IMPORTS: &[&str] = &["ids", "limits", "io", "wire", "session", "mesh", "reactor"];

@@ -1,0 +1,148 @@
+//! The log of messages behind one trait: channels with gap-free sequences, and cursors that only move forward.
+//!
+//! A [`Log`] is made so that one shared by several gateways fits it: the log gives the sequences, readers page, and cursors are
+//! compare-and-advance. Shards never call it: they put [`Request`]s into a [`Batch`], which travels to the store's thread and
+//! comes back with a [`Reply`] to each, in the order in which it was sent.
+//!
+//! ```text
+//! shard ── Box<Batch> ──▶ Service: all writes of all batches that wait → one Log::commit (group commit) → reads
+//!       ◀─ the same box, replies filled in, after the sync that covers them ─┘
+//! ```
+#![forbid(unsafe_code)]
+
+mod batch;
+mod clock;
+mod memory;
+mod service;
+
+pub use batch::{Append, Batch, Entries, Reply, Request, Span, Tag};
+pub use memory::Memory;
+pub use service::Service;
+
+use crate::wire::{PushRef, body::Durability};
+
+/// What a device, or a client, has of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CursorKind<'a> {
+    /// All up to here was received by this device.
+    Received { device: &'a str },
+    /// All up to here was read, on whichever device.
+    Read,
+}
+
+/// Names one cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CursorKey<'a> {
+    pub channel: &'a str,
+    pub client: &'a str,
+    pub kind: CursorKind<'a>,
+}
+
+/// One change of the log.
+#[derive(Clone, Copy, Debug)]
+pub enum Write<'a> {
+    /// A message for a channel: `message` has no sequence, no timestamp and no channel yet.
+    Append { channel: &'a str, message: PushRef<'a> },
+    /// Moves a cursor forward; one that is there already, or further, stays.
+    Advance { key: CursorKey<'a>, to: u64 },
+    /// Removes a cursor.
+    Forget { key: CursorKey<'a> },
+}
+
+/// What a write came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The message has this place. `duplicate`: it had it before; nothing was stored.
+    Appended { seq: u64, timestamp: u64, duplicate: bool },
+    /// This sender used this `client_msg_id` for another message, within the window of de-duplication.
+    IdReused,
+    /// Where the cursor is now; `moved`: it was elsewhere before.
+    Cursor { at: u64, moved: bool },
+}
+
+/// The sequences of a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// The oldest message that is kept; `last + 1` when there is none.
+    pub first: u64,
+    /// The newest that was ever appended; 0 when there was none.
+    pub last: u64,
+}
+
+/// How much one page may hold. The first message comes even if it alone is over `bytes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageLimit {
+    pub messages: u32,
+    pub bytes: u32,
+}
+
+/// Why the log cannot do what was asked. Nothing was changed, as far as the log can know: a write that failed may have happened,
+/// and a retry with the same `client_msg_id` finds out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No room on the disk.
+    Full,
+    /// Anything else; for a person.
+    Unavailable(String),
+}
+
+/// A log of messages and cursors. Time is an argument, in milliseconds since the Unix epoch.
+pub trait Log {
+    /// Carries out all writes, in order, and returns once all of them are as durable as [`Log::durability`] says. `outcomes`
+    /// gets one for each.
+    ///
+    /// Sequences begin at 1 and have no gaps. A message of a sender (client and device) whose `client_msg_id` it used within the
+    /// window of de-duplication is not stored again.
+    ///
+    /// # Errors
+    /// None of the writes is known to have happened.
+    fn commit(&mut self, wall_ms: u64, writes: &[Write<'_>], outcomes: &mut Vec<Outcome>) -> Result<(), Failure>;
+
+    /// Appends the messages of a channel from sequence `from` on to `page`, as [`Entries`], and gives the channel's bounds. A
+    /// message that is gone is left out; the next one's sequence tells.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    fn read(&mut self, channel: &str, from: u64, limit: PageLimit, page: &mut Vec<u8>) -> Result<Bounds, Failure>;
+
+    /// The bounds of a channel; a channel that never was has `first` 1 and `last` 0.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    fn bounds(&mut self, channel: &str) -> Result<Bounds, Failure>;
+
+    /// Where a cursor is, if there is one.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    fn cursor(&mut self, key: CursorKey<'_>) -> Result<Option<u64>, Failure>;
+
+    /// Removes what retention says is over, a bounded step at a time. Returns whether more is to be done now.
+    ///
+    /// # Errors
+    /// The log cannot be written.
+    fn expire(&mut self, wall_ms: u64) -> Result<bool, Failure>;
+
+    /// How safe a message is once `commit` has returned.
+    fn durability(&self) -> Durability;
+}
+
+/// How much of a channel is kept, and for how long a retry is recognized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// In milliseconds.
+    pub age_ms: u64,
+    /// Of one channel.
+    pub messages: u64,
+    /// Of one channel: names and payloads.
+    pub bytes: u64,
+    /// A retry is recognized for this long, in milliseconds,
+    pub dedup_ms: u64,
+    /// and among this many newest messages of the whole log.
+    pub dedup_messages: u32,
+}
+
+/// What a message counts for in a channel's bytes.
+pub fn message_bytes(message: &PushRef<'_>) -> u64 {
+    (message.from_client.len() + message.from_device.len() + message.payload.len()) as u64
+}
