@@ -58,6 +58,20 @@ impl Values {
         self.one(name).map(|text| text.parse().unwrap_or_else(|_| panic!("{name}: {text} is no number")))
     }
 
+    /// The messages `name.0`, `name.1`, …, each with its own fields.
+    fn messages(&mut self, name: &str) -> Vec<Values> {
+        let mut messages = Vec::new();
+        loop {
+            let prefix = format!("{name}.{}.", messages.len());
+            let fields = self.0.extract_if(.., |key, _| key.starts_with(&prefix));
+            let one: BTreeMap<_, _> = fields.map(|(key, values)| (key[prefix.len()..].to_owned(), values)).collect();
+            if one.is_empty() {
+                return messages;
+            }
+            messages.push(Values(one));
+        }
+    }
+
     fn flag(&mut self, name: &str) -> bool {
         self.one(name).is_some_and(|text| text == "true" || panic!("{name}: {text} is not `true`"))
     }
@@ -194,7 +208,7 @@ fn with_frame(kind: FrameType, mut values: Values, check: impl FnOnce(&Frame<'_>
             first: v.number("first"),
             last: v.number("last"),
             next: v.number("next"),
-            messages: Vec::new(),
+            messages: v.messages("messages").into_iter().map(stored).collect(),
         }),
         FrameType::State => Frame::State(body::State { presence: v.number("presence") }),
         FrameType::Watch => Frame::Watch(body::Watch { clients: v.texts("clients") }),
@@ -231,6 +245,22 @@ fn with_frame(kind: FrameType, mut values: Values, check: impl FnOnce(&Frame<'_>
     };
     assert!(values.0.is_empty(), "{} has no fields {:?}", kind.name(), values.0.keys());
     check(&frame);
+}
+
+/// A message of a PAGE.
+fn stored(mut v: Values) -> body::Push {
+    let push = body::Push {
+        channel: v.text("channel"),
+        from_client: v.text("from_client"),
+        from_device: v.text("from_device"),
+        client_msg_id: v.number("client_msg_id"),
+        payload: v.bytes("payload").into(),
+        seq: v.number("seq"),
+        timestamp: v.number("timestamp"),
+        key: v.text("key"),
+    };
+    assert!(v.0.is_empty(), "a message has no fields {:?}", v.0.keys());
+    push
 }
 
 #[test]

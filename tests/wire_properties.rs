@@ -5,7 +5,7 @@
 mod oracle;
 
 use oracle::{agree_with_prost, framed, is_refused_by_rule, push_ref, send_ref};
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, option::of as option, prelude::*};
 use prost::Message;
 use weir::{
     limits::BODY_FIELDS_MAX,
@@ -84,18 +84,32 @@ impl Owned {
 /// Every type. On the heap: an unoptimized build of these strategies overflows a test's stack.
 fn any_frame() -> BoxedStrategy<Owned> {
     let session = prop_oneof![
-        (text(), text(), text(), text(), text()).prop_map(|(client_id, device_id, device_class, token, agent)| {
-            Frame::Login(body::Login { client_id, device_id, device_class, token, agent, ..Default::default() })
-        }),
-        (text(), number(), small(), small(), number()).prop_map(
-            |(client_id, session_epoch, heartbeat_interval_ms, max_body_bytes, server_time_ms)| {
+        ((text(), text(), text(), text(), text()), (any::<i32>(), small(), any::<bool>(), option(number()))).prop_map(
+            |((client_id, device_id, device_class, token, agent), (compression, window, batches, cursor))| {
+                Frame::Login(body::Login {
+                    client_id,
+                    device_id,
+                    device_class,
+                    token,
+                    agent,
+                    compression,
+                    window,
+                    batches,
+                    cursor,
+                })
+            }
+        ),
+        (text(), number(), small(), small(), number(), any::<i32>(), small(), any::<bool>()).prop_map(
+            |(client_id, session_epoch, heartbeat_interval_ms, max_body_bytes, server_time_ms, compression, window, batches)| {
                 Frame::LoginOk(body::LoginOk {
                     client_id,
                     session_epoch,
                     heartbeat_interval_ms,
                     max_body_bytes,
                     server_time_ms,
-                    ..Default::default()
+                    compression,
+                    window,
+                    batches,
                 })
             }
         ),
@@ -107,10 +121,44 @@ fn any_frame() -> BoxedStrategy<Owned> {
     let groups = prop_oneof![
         (number(), small(), small())
             .prop_map(|(client_msg_id, reached, dropped)| { Frame::SendOk(body::SendOk { client_msg_id, reached, dropped }) }),
-        text().prop_map(|group| Frame::Join(body::Join { group, cursor: None })),
-        text().prop_map(|group| Frame::JoinOk(body::JoinOk { group, members: 0 })),
+        (text(), option(number())).prop_map(|(group, cursor)| Frame::Join(body::Join { group, cursor })),
+        (text(), small()).prop_map(|(group, members)| Frame::JoinOk(body::JoinOk { group, members })),
         text().prop_map(|group| Frame::Leave(body::Leave { group })),
         text().prop_map(|group| Frame::LeaveOk(body::LeaveOk { group })),
+    ]
+    .boxed();
+    let channels = prop_oneof![
+        (number(), text(), number(), number(), any::<i32>(), any::<bool>()).prop_map(
+            |(client_msg_id, channel, seq, timestamp, durability, duplicate)| {
+                Frame::Accepted(body::Accepted { client_msg_id, channel, seq, timestamp, durability, duplicate })
+            }
+        ),
+        (text(), number()).prop_map(|(channel, seq)| Frame::Received(body::Received { channel, seq })),
+        (text(), number()).prop_map(|(channel, seq)| Frame::Read(body::Read { channel, seq })),
+        (text(), number(), number(), small()).prop_map(|(channel, from, to, code)| Frame::Gap(body::Gap {
+            channel,
+            from,
+            to,
+            code
+        })),
+        (text(), number(), number(), number(), number(), number()).prop_map(|(channel, first, last, received, read, unread)| {
+            Frame::Cursors(body::Cursors { channel, first, last, received, read, unread })
+        }),
+        (text(), number(), small()).prop_map(|(channel, from, limit)| Frame::Sync(body::Sync { channel, from, limit })),
+        (text(), number(), number(), number(), number(), vec(push_body(), 0..4)).prop_map(
+            |(channel, from, first, last, next, messages)| {
+                Frame::Page(body::Page { channel, from, first, last, next, messages })
+            }
+        ),
+    ]
+    .boxed();
+    let presence = prop_oneof![
+        any::<i32>().prop_map(|presence| Frame::State(body::State { presence })),
+        vec(text(), 0..5).prop_map(|clients| Frame::Watch(body::Watch { clients })),
+        vec(text(), 0..5).prop_map(|clients| Frame::Unwatch(body::Unwatch { clients })),
+        (text(), text(), any::<i32>(), small(), number()).prop_map(|(client, device, presence, online, since_ms)| {
+            Frame::Presence(body::PresenceOf { client, device, presence, online, since_ms })
+        }),
     ]
     .boxed();
     let ends = prop_oneof![
@@ -129,7 +177,7 @@ fn any_frame() -> BoxedStrategy<Owned> {
     ]
     .boxed();
     prop_oneof![
-        prop_oneof![session, groups, ends].prop_map(Owned::Cold),
+        prop_oneof![session, groups, channels, presence, ends].prop_map(Owned::Cold),
         send_body().prop_map(Owned::Send),
         push_body().prop_map(Owned::Push),
     ]
@@ -142,7 +190,7 @@ fn any_frame_makes_every_type() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};
     let mut runner = TestRunner::deterministic();
     let mut frame = || any_frame().new_tree(&mut runner).expect("a strategy without filters").current().frame().kind();
-    let seen: std::collections::BTreeSet<u8> = (0..1000).map(|_| frame()).collect();
+    let seen: std::collections::BTreeSet<u8> = (0..2000).map(|_| frame()).collect();
     for kind in weir::wire::FrameType::ALL {
         assert!(seen.contains(&(*kind as u8)), "no {}", kind.name());
     }
