@@ -164,6 +164,15 @@ pub const URING_HEADROOM_SHARE: u32 = 8;
 pub const URING_HEADROOM_MIN: u32 = 64;
 pub const URING_HEADROOM_MAX: u32 = 4096;
 
+/// Batches that the store's thread takes from each shard for one commit: as many as a ring holds.
+pub const STORE_BATCHES_PER_TURN: usize = RING_BATCHES_MAX;
+/// The store looks so often for what retention is done with, in milliseconds; between two looks it works in bounded steps.
+pub const STORE_EXPIRE_INTERVAL_MS: u64 = 1_000;
+/// Between two such steps while there are requests, in milliseconds.
+pub const STORE_EXPIRE_STEP_MS: u64 = 10;
+/// Replies of the store that found their ring full are sent again after this long, in milliseconds.
+pub const STORE_REPLY_RETRY_MS: u64 = 1;
+
 const _: () = assert!(RING_BATCH_BYTES_MAX < RING_BACKLOG_BYTES_HIGH && RING_BACKLOG_BYTES_HIGH < RING_BACKLOG_BYTES_MAX);
 
 /// Frames from this size on are shared between their receivers instead of copied.

@@ -102,6 +102,21 @@ numbers! {
 }
 
 numbers! {
+    /// What the store's thread counts.
+    StoreStats {
+        Counter turns: "Turns of the store's thread in which it had requests: each is one commit at most.";
+        Counter turn_micros: "Microseconds that these turns took.";
+        Gauge turn_micros_max: "The longest of them, in microseconds.";
+        Counter batches: "Batches of requests taken from shards.";
+        Counter requests: "Requests taken from shards.";
+        Counter appends: "Requests to store a message.";
+        Counter failed: "Requests that failed, because the disk was full or the store was not available.";
+        Counter expire_failed: "Times that what retention is done with could not be removed.";
+        Gauge replies_kept: "Batches of replies that wait for room in the ring to their shard.";
+    }
+}
+
+numbers! {
     /// What one shard counts.
     ShardStats {
         Gauge connections: "Connections held, logged in or not.";

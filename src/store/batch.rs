@@ -144,6 +144,11 @@ impl Batch {
         Entries::new(&self.pages[page.start as usize..][..page.length as usize])
     }
 
+    /// How many of its requests failed.
+    pub fn failures(&self) -> usize {
+        self.replies.iter().filter(|reply| matches!(reply, Reply::Failed(_))).count()
+    }
+
     /// What its requests take up, roughly.
     pub fn weight(&self) -> usize {
         self.bytes.len() + self.requests.len() * size_of::<Request>()

@@ -40,7 +40,7 @@ struct Channel {
 
 impl Channel {
     fn bounds(&self) -> Bounds {
-        Bounds { first: self.last + 1 - self.messages.len() as u64, last: self.last }
+        Bounds { first: self.last + 1 - self.messages.len() as u64, last: self.last, lost: 0 }
     }
 
     fn drop_first(&mut self) {
@@ -169,7 +169,7 @@ impl Log for Memory {
     }
 
     fn read(&mut self, channel: &str, from: u64, limit: PageLimit, page: &mut Vec<u8>) -> Result<Bounds, Failure> {
-        let Some(channel) = self.channels.get(channel) else { return Ok(Bounds { first: 1, last: 0 }) };
+        let Some(channel) = self.channels.get(channel) else { return Ok(Bounds::NONE) };
         let bounds = channel.bounds();
         let start = page.len();
         let skipped = from.saturating_sub(bounds.first) as usize;
@@ -185,7 +185,7 @@ impl Log for Memory {
     }
 
     fn bounds(&mut self, channel: &str) -> Result<Bounds, Failure> {
-        Ok(self.channels.get(channel).map_or(Bounds { first: 1, last: 0 }, Channel::bounds))
+        Ok(self.channels.get(channel).map_or(Bounds::NONE, Channel::bounds))
     }
 
     fn cursor(&mut self, key: CursorKey<'_>) -> Result<Option<u64>, Failure> {

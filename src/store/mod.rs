@@ -14,8 +14,10 @@ mod batch;
 mod clock;
 mod memory;
 mod service;
+pub mod thread;
 
 pub use batch::{Append, Batch, Entries, Reply, Request, Span, Tag};
+pub use clock::Clock;
 pub use memory::Memory;
 pub use service::Service;
 
@@ -67,6 +69,20 @@ pub struct Bounds {
     pub first: u64,
     /// The newest that was ever appended; 0 when there was none.
     pub last: u64,
+    /// Where the sequences end that the log lost, and that its repair left out; 0 if it never lost any.
+    pub lost: u64,
+}
+
+impl Bounds {
+    /// Of a channel that never was.
+    pub const NONE: Bounds = Bounds { first: 1, last: 0, lost: 0 };
+
+    /// For a reader that waits for `from`, and finds nothing up to and with `to`: whether that was lost; otherwise retention has
+    /// removed it.
+    pub fn is_lost(&self, from: u64, to: u64) -> bool {
+        // Retention removes the oldest and nothing else: any other hole is a loss.
+        from >= self.first || to == self.lost
+    }
 }
 
 /// How much one page may hold. The first message comes even if it alone is over `bytes`.
@@ -99,13 +115,14 @@ pub trait Log {
     fn commit(&mut self, wall_ms: u64, writes: &[Write<'_>], outcomes: &mut Vec<Outcome>) -> Result<(), Failure>;
 
     /// Appends the messages of a channel from sequence `from` on to `page`, as [`Entries`], and gives the channel's bounds. A
-    /// message that is gone is left out; the next one's sequence tells.
+    /// message that is gone is left out; the next one's sequence tells, or, where none follows, the bounds: an empty page of a channel
+    /// whose `last` is not before `from` means that all the rest is gone.
     ///
     /// # Errors
     /// The log cannot be read.
     fn read(&mut self, channel: &str, from: u64, limit: PageLimit, page: &mut Vec<u8>) -> Result<Bounds, Failure>;
 
-    /// The bounds of a channel; a channel that never was has `first` 1 and `last` 0.
+    /// The bounds of a channel; [`Bounds::NONE`] for a channel that never was.
     ///
     /// # Errors
     /// The log cannot be read.
@@ -125,6 +142,32 @@ pub trait Log {
 
     /// How safe a message is once `commit` has returned.
     fn durability(&self) -> Durability;
+}
+
+impl<L: Log + ?Sized> Log for Box<L> {
+    fn commit(&mut self, wall_ms: u64, writes: &[Write<'_>], outcomes: &mut Vec<Outcome>) -> Result<(), Failure> {
+        (**self).commit(wall_ms, writes, outcomes)
+    }
+
+    fn read(&mut self, channel: &str, from: u64, limit: PageLimit, page: &mut Vec<u8>) -> Result<Bounds, Failure> {
+        (**self).read(channel, from, limit, page)
+    }
+
+    fn bounds(&mut self, channel: &str) -> Result<Bounds, Failure> {
+        (**self).bounds(channel)
+    }
+
+    fn cursor(&mut self, key: CursorKey<'_>) -> Result<Option<u64>, Failure> {
+        (**self).cursor(key)
+    }
+
+    fn expire(&mut self, wall_ms: u64) -> Result<bool, Failure> {
+        (**self).expire(wall_ms)
+    }
+
+    fn durability(&self) -> Durability {
+        (**self).durability()
+    }
 }
 
 /// How much of a channel is kept, and for how long a retry is recognized.
