@@ -11,8 +11,9 @@ pub const LOGIN_BODY_BYTES_MAX: u32 = 16 * 1024;
 pub const BODY_BYTES_CEILING: u32 = 16 * 1024 * 1024;
 /// A body has at most this many Protobuf fields: a field of two bytes can cost its receiver an allocation.
 pub const BODY_FIELDS_MAX: usize = 256;
-/// A PUSH carries the sender's names beside the payload: its body is at most this much longer than that of the SEND.
-pub const PUSH_EXTRA_BYTES_MAX: u32 = 256;
+/// A PUSH carries the sender's names, a sequence and a timestamp beside the payload, and a PAGE more: its body is at most this much
+/// longer than that of the SEND.
+pub const PUSH_EXTRA_BYTES_MAX: u32 = 512;
 /// The default of `limits.max_body_bytes`.
 pub const BODY_BYTES_DEFAULT: u32 = 64 * 1024;
 
@@ -139,6 +140,31 @@ pub const MOVE_AGAIN_MS: u32 = 20;
 pub const GROUP_RECEIPTS_MAX: usize = 65_536;
 /// Scrapers of metrics served at a time; more wait.
 pub const SCRAPERS_MAX: usize = 16;
+
+/// Requests for the store travel in batches of at most this size,
+pub const STORE_BATCH_BYTES_MAX: usize = 256 * 1024;
+/// and so many of them at a time from one shard: what comes in meanwhile shares the next sync.
+pub const STORE_BATCHES_IN_FLIGHT_MAX: usize = 4;
+/// Beyond this many bytes of requests that the store has not answered, a shard refuses durable messages.
+pub const STORE_BACKLOG_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Idle batches that a shard keeps for reuse, and how much memory each may keep.
+pub const POOLED_STORE_BATCHES_MAX: usize = 8;
+pub const STORE_POOLED_BYTES_MAX: usize = 512 * 1024;
+/// The largest window of unacknowledged durable messages that a device may ask for.
+pub const WINDOW_MAX: u32 = 32_768;
+/// Pages that one shard asks the store for at a time, for devices that are behind.
+pub const PAGES_IN_FLIGHT_MAX: usize = 32;
+/// What one such page holds at most.
+pub const CATCH_UP_MESSAGES_MAX: u32 = 128;
+pub const CATCH_UP_BYTES_MAX: u32 = 64 * 1024;
+/// Pages of history under way for SYNCs of one shard.
+pub const SYNCS_IN_FLIGHT_MAX: usize = 256;
+/// An acknowledgement is saved after this long at the latest, together with those that follow it, in milliseconds.
+pub const CURSOR_SAVE_MS: u64 = 500;
+/// The store is asked again after this long when it could not answer for a device, in milliseconds.
+pub const STORE_RETRY_MS: u64 = 1_000;
+/// Cursors saved, and devices put in line again, in one turn.
+pub const CURSORS_PER_TURN: usize = 1024;
 
 /// Batches that are sent even though the turn goes on: keeps entries of the ring from growing without end.
 pub const RING_BATCH_BYTES_MAX: usize = 64 * 1024;

@@ -135,6 +135,7 @@ numbers! {
         Counter bytes_in: "Bytes received.";
         Counter bytes_out: "Bytes handed to the kernel.";
         Counter sends_user: "SEND frames to a client, routed.";
+        Counter sends_durable: "Durable SEND frames, taken on.";
         Counter sends_group: "SEND frames to a group, routed.";
         Counter pushes: "PUSH frames queued on a connection.";
         Counter unreachable: "Messages to a client that has no session.";
@@ -146,6 +147,20 @@ numbers! {
         Counter broken: "Connections that failed (reset, timed out).";
         Counter posts: "Batches posted to other shards.";
         Counter posts_refused: "Batches that found the ring to another shard full, and were kept.";
+        Gauge store_backlog_bytes: "Bytes of requests that the store has not answered yet.";
+        Counter store_posts: "Batches of requests posted to the store.";
+        Counter store_posts_refused: "Batches of requests that found the ring to the store full, and were kept.";
+        Counter appends: "Durable messages that this shard, as home of their channel, gave to the store.";
+        Counter accepted_messages: "Durable messages that the store accepted.";
+        Counter accepted_again: "Durable messages that were sent again, and had been accepted before.";
+        Counter appends_failed: "Durable messages that the store could not keep.";
+        Counter pushes_durable: "PUSH frames of durable messages queued on a connection.";
+        Counter fell_behind: "Times that a device had to go on from the log, because it, a ring or a queue was full.";
+        Counter pages_read: "Pages read from the log for devices that are behind.";
+        Counter pages_history: "Pages read from the log for SYNC.";
+        Counter gaps: "GAP frames: messages that were gone when a device wanted them.";
+        Counter cursors_saved: "Cursors given to the store.";
+        Counter tails_owed: "Shards that could not be sent a durable message of a group, and were told of it later.";
         Counter moves_refused: "Connections that their home shard had no room for.";
         => by code {
             /// Connections that the gateway closed, by the code it gave.

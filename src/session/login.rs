@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     io::Tick,
+    limits::WINDOW_MAX,
     wire::{ErrorCode, body},
 };
 
@@ -58,6 +59,10 @@ pub struct Identity {
     pub class: u8,
     /// `None`: everything (developer mode).
     pub rights: Option<Box<Rights>>,
+    /// How many durable messages may be on their way to the device; 0: it takes no part.
+    pub window: u32,
+    /// The highest sequence of its own channel that the device says it has.
+    pub cursor: Option<u64>,
 }
 
 /// Checks a LOGIN.
@@ -78,7 +83,13 @@ pub fn check_login(now: Tick, login: &body::Login, rules: &Rules) -> Result<Iden
     let client = client_of(login, claims.as_ref())?;
     let class = class_of(login, claims.as_ref(), rules)?;
     let rights = claims.map(|claims| Box::new(Rights { join: claims.join, write: claims.write }));
-    Ok(Identity { names: Names::new(&client, &login.device_id), class, rights })
+    Ok(Identity {
+        names: Names::new(&client, &login.device_id),
+        class,
+        rights,
+        window: login.window.min(WINDOW_MAX),
+        cursor: login.cursor,
+    })
 }
 
 fn client_of(login: &body::Login, claims: Option<&Claims>) -> Result<String, Refusal> {

@@ -76,6 +76,8 @@ pub struct Connection {
     pub next_device: u32,
     /// Index into the shard's outbound queues.
     pub outbound: u32,
+    /// Index into the shard's devices, if it takes part in durable delivery.
+    pub device: u32,
     /// The keyed hash of the peer's address; 0 when it is not counted.
     pub address: u64,
     pub epoch: u64,
@@ -101,6 +103,7 @@ impl Connection {
             heard_ms: 0,
             next_device: NONE,
             outbound: NONE,
+            device: NONE,
             address: 0,
             epoch: 0,
             names: Names::default(),

@@ -106,8 +106,10 @@ impl Shard {
 
     /// Whether the shard is done; true once.
     pub(super) fn drained(&mut self) -> bool {
+        let is_idle = self.storage.is_idle();
         let Some(drain) = &mut self.drain else { return false };
-        if drain.stopped || !(drain.told_to_stop || self.now >= drain.stop_at) {
+        // What was acknowledged before the end is to be saved.
+        if drain.stopped || !(drain.told_to_stop && is_idle || self.now >= drain.stop_at) {
             return false;
         }
         drain.stopped = true;

@@ -11,6 +11,7 @@ use super::{
     connections::Connections,
     hash::Keyed,
     message::{Receipt, Tally},
+    reader::{Mode, Reader},
 };
 use crate::ids::{ConnId, ShardId};
 use crate::limits::GROUP_RECEIPTS_MAX;
@@ -31,6 +32,8 @@ pub struct LocalGroup {
     hash: u64,
     /// Slots of member connections.
     members: Vec<u32>,
+    /// Where each of them stands in the group's log. Empty until one takes part in durable delivery.
+    readers: Vec<Reader>,
     /// The JOINs that are answered when the subscription stands: a member for each. `None`: it stands.
     pending: Option<Vec<ConnId>>,
     /// Tells answers to an earlier subscription apart.
@@ -49,12 +52,14 @@ pub enum Joined {
 }
 
 /// What leaving came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Left {
     /// The group has no members here any more; it must be unsubscribed, by `close`.
     pub last: bool,
     /// JOINs of this connection that were not answered yet.
     pub unanswered: usize,
+    /// Where it stood in the group's log.
+    pub reader: Reader,
 }
 
 /// The groups that have members on this shard.
@@ -94,12 +99,36 @@ impl LocalGroups {
         self.groups[group as usize].members = members;
     }
 
+    /// As `take_members`, of where they stand; in the same order, or empty if nobody takes part.
+    pub fn take_readers(&mut self, group: u32) -> Vec<Reader> {
+        std::mem::take(&mut self.groups[group as usize].readers)
+    }
+
+    /// Puts back what `take_readers` gave.
+    pub fn return_readers(&mut self, group: u32, readers: Vec<Reader>) {
+        self.groups[group as usize].readers = readers;
+    }
+
+    /// Where a member stands in the group's log.
+    pub fn reader(&mut self, membership: Membership) -> Option<&mut Reader> {
+        self.groups[membership.group as usize].readers.get_mut(membership.position as usize)
+    }
+
+    /// The group's name.
+    pub fn name(&self, group: u32) -> &str {
+        &self.groups[group as usize].name
+    }
+
     /// Makes a connection a member. It must not be one already.
-    pub fn join(&mut self, name: &str, conn: ConnId, connections: &mut Connections) -> Joined {
+    pub fn join(&mut self, name: &str, conn: ConnId, reader: Reader, connections: &mut Connections) -> Joined {
         let found = self.find(name);
         let index = found.unwrap_or_else(|| self.open(name));
         let group = &mut self.groups[index as usize];
         let position = group.members.len() as u32;
+        if reader.mode != Mode::Absent || !group.readers.is_empty() {
+            group.readers.resize_with(group.members.len(), Reader::absent);
+            group.readers.push(reader);
+        }
         group.members.push(conn.slot);
         self.memberships += 1;
         connections.at_mut(conn.slot).extra().groups.push(Membership { group: index, position });
@@ -116,7 +145,8 @@ impl LocalGroups {
         let hash = self.keyed.name(name);
         let ticket = self.next_ticket;
         self.next_ticket = self.next_ticket.wrapping_add(1);
-        let group = LocalGroup { name: name.into(), hash, members: Vec::new(), pending: Some(Vec::new()), ticket };
+        let group =
+            LocalGroup { name: name.into(), hash, members: Vec::new(), readers: Vec::new(), pending: Some(Vec::new()), ticket };
         let index = self.groups.insert(group) as u32;
         self.by_name.insert_unique(hash, index, |other| self.groups[*other as usize].hash);
         index
@@ -144,6 +174,7 @@ impl LocalGroups {
         let group = &mut self.groups[membership.group as usize];
         let position = membership.position as usize;
         let slot = group.members.swap_remove(position);
+        let reader = if group.readers.is_empty() { Reader::absent() } else { group.readers.swap_remove(position) };
         self.memberships -= 1;
         let mut unanswered = 0;
         if let Some(pending) = &mut group.pending {
@@ -156,7 +187,7 @@ impl LocalGroups {
             let theirs = groups.iter_mut().find(|other| other.group == membership.group).expect("members know their groups");
             theirs.position = membership.position;
         }
-        Left { last: group.members.is_empty(), unanswered }
+        Left { last: group.members.is_empty(), unanswered, reader }
     }
 
     /// Forgets a group without members, and gives its name.

@@ -209,15 +209,13 @@ impl Shard {
                 self.bring_forward_silence(conn);
             }
             Action::Send { target, send } => self.route(conn, target, &send),
-            Action::Join { group, cursor: _ } => self.join(conn, group),
+            Action::Append { target, send } => self.append_message(conn, target, &send),
+            Action::Received(received) => self.receive(conn, &received),
+            Action::Read(read) => self.mark_read(conn, &read),
+            Action::Sync(sync) => self.sync(conn, &sync),
+            Action::Join { group, cursor } => self.join(conn, group, cursor),
             Action::Leave { group } => self.leave(conn, group),
-            Action::Append { .. }
-            | Action::Received(_)
-            | Action::Read(_)
-            | Action::Sync(_)
-            | Action::State(_)
-            | Action::Watch(_)
-            | Action::Unwatch(_) => {
+            Action::State(_) | Action::Watch(_) | Action::Unwatch(_) => {
                 self.refuse(conn, Refusal::answer(ErrorCode::StoreUnavailable, FrameType::Send, "this gateway keeps no log"));
             }
         }

@@ -170,6 +170,7 @@ impl Shard {
         self.take_partial(conn);
         if was_active {
             self.leave_all(conn);
+            self.discharge(conn);
             self.directory.remove(conn.slot, &mut self.connections);
             self.stats.sessions.sub(1);
         }

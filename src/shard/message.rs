@@ -2,7 +2,12 @@
 //! the ring between them, and at most one wake.
 #![forbid(unsafe_code)]
 
-use crate::{ids::ConnId, ids::ShardId, session::Identity};
+use super::durable::{Acceptance, NotAccepted};
+use crate::{
+    ids::{ConnId, ShardId},
+    session::Identity,
+    store,
+};
 
 /// A message of the mesh.
 #[derive(Debug)]
@@ -12,6 +17,8 @@ pub enum Message {
     Arrival(Box<Arrival>),
     /// From the control thread.
     Control(Control),
+    /// To the store, and back with the replies.
+    Store(Box<store::Batch>),
 }
 
 /// What the control thread asks for.
@@ -87,6 +94,16 @@ pub enum Item {
     Subscribed { group: Span, ticket: u32 },
     /// To the group's home: no members here any more.
     Unsubscribe { group: Span },
+    /// To the channel's home: keep it. Answered by `Accepted` or `NotAccepted`.
+    Append { channel: Span, from_client: Span, from_device: Span, payload: Span, client_msg_id: u64, conn: ConnId },
+    /// To the sender's shard.
+    Accepted { conn: ConnId, channel: Span, accepted: Acceptance },
+    /// To the sender's shard.
+    NotAccepted { conn: ConnId, client_msg_id: u64, why: NotAccepted },
+    /// From the group's home to a shard with members: a durable PUSH.
+    Follow { group: Span, frame: Span, seq: u64 },
+    /// From the group's home to a shard that missed some: the newest message of the group.
+    Tail { group: Span, seq: u64 },
     /// To the address's home: one more connection. Answered by `Admitted`.
     Arrived { address: u64, conn: ConnId },
     /// Back from the address's home.

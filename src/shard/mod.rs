@@ -5,9 +5,13 @@
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod catch_up;
 mod connections;
+mod cursors;
+mod devices;
 mod directory;
 mod drain;
+mod durable;
 mod groups;
 mod hash;
 mod inbound;
@@ -17,8 +21,10 @@ mod message;
 mod outbound;
 mod outbox;
 mod queue;
+mod reader;
 mod residue;
 mod route;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -38,13 +44,16 @@ use crate::{
     stats::ShardStats,
 };
 use addresses::Addresses;
+use catch_up::CatchUp;
 use connections::Connections;
+use devices::Device;
 use directory::Directory;
 use drain::Drain;
 use groups::{HomeGroups, LocalGroups};
 use hash::{Keyed, home};
 use outbound::{Outbound, Pool};
 use outbox::Outbox;
+use storage::Storage;
 use timers::Wheel;
 
 /// Bounds of one shard. 0 means no limit where it says so.
@@ -110,8 +119,11 @@ pub struct Shard {
     addresses: Addresses,
     local_groups: LocalGroups,
     home_groups: HomeGroups,
+    devices: Slab<Device>,
+    catch_up: CatchUp,
     wheel: Wheel,
     outbox: Outbox,
+    storage: Storage,
     outbounds: Slab<Outbound>,
     pool: Pool,
     outbound_bytes: usize,
@@ -145,8 +157,11 @@ impl Shard {
             addresses: Addresses::default(),
             local_groups: LocalGroups::new(keyed),
             home_groups: HomeGroups::new(keyed),
+            devices: Slab::new(),
+            catch_up: CatchUp::default(),
             wheel: Wheel::new(),
             outbox: Outbox::new(settings.shards),
+            storage: Storage::default(),
             outbounds: Slab::new(),
             pool: Pool::default(),
             outbound_bytes: 0,
@@ -174,6 +189,11 @@ impl Shard {
         shard == self.settings.id
     }
 
+    /// The store's port: behind those of the shards.
+    fn store(&self) -> ShardId {
+        ShardId(self.settings.shards)
+    }
+
     fn now_ms(&self) -> u32 {
         self.now.as_ms() as u32
     }
@@ -191,6 +211,7 @@ impl Shard {
         self.stats.outbound_bytes.set(self.outbound_bytes as u64);
         self.stats.inbound_bytes.set(self.inbound_bytes as u64);
         self.stats.mesh_backlog_bytes.set(self.outbox.backlog() as u64);
+        self.stats.store_backlog_bytes.set(self.storage.backlog() as u64);
     }
 
     fn handle_posted(&mut self, from: ShardId, message: Message) {
@@ -204,6 +225,7 @@ impl Shard {
             Message::Arrival(arrival) => self.address_left(arrival.address),
             Message::Control(Control::Drain { within_ms }) => self.start_drain(within_ms),
             Message::Control(Control::Stop) => self.stop(),
+            Message::Store(batch) => self.handle_stored(batch),
         }
     }
 
@@ -211,7 +233,7 @@ impl Shard {
     fn handle_lost_arrival(&mut self, message: Message) {
         match message {
             Message::Arrival(arrival) => self.address_left(arrival.address),
-            Message::Batch(_) | Message::Control(_) => unreachable!("connections travel with arrivals"),
+            Message::Batch(_) | Message::Control(_) | Message::Store(_) => unreachable!("connections travel with arrivals"),
         }
     }
 }
@@ -236,8 +258,12 @@ impl Machine for Shard {
                 self.stats.posts_refused.add(1);
                 self.outbox.refused(to, batch);
             }
+            Input::PostRefused { message: Message::Store(batch), .. } => {
+                self.stats.store_posts_refused.add(1);
+                self.storage.refused(batch);
+            }
             Input::Adopted { .. } | Input::MoveRefused { .. } | Input::PostRefused { .. } => {
-                unreachable!("shards move connections with arrivals and post batches")
+                unreachable!("shards move connections with arrivals, and post batches")
             }
             Input::Connected { .. } | Input::ConnectFailed { .. } => unreachable!("shards do not connect"),
         }
@@ -246,16 +272,18 @@ impl Machine for Shard {
     fn handle_tick(&mut self, now: Tick) -> Option<Tick> {
         self.now = now;
         self.outbox.rewind();
+        self.storage.rewind();
         for _ in 0..TIMERS_PER_TURN {
             let Some(slot) = self.wheel.expire(now) else { break };
             self.handle_timer(slot);
         }
         self.end_stalled();
         self.end_unfinished();
+        let catch_up_at = self.advance_catch_up();
         let drain_at = self.advance_drain();
         let slow_at = self.slow.front().map(|(at, _)| *at);
         let unfinished_at = self.unfinished.front().map(|(at, _)| *at);
-        [self.wheel.next(), slow_at, unfinished_at, drain_at].into_iter().flatten().min()
+        [self.wheel.next(), slow_at, unfinished_at, catch_up_at, drain_at].into_iter().flatten().min()
     }
 
     fn poll_output(&mut self) -> Option<Output<Message>> {
@@ -268,6 +296,10 @@ impl Machine for Shard {
         if let Some((to, batch)) = self.outbox.next() {
             self.stats.posts.add(1);
             return Some(Output::Post { to, message: Message::Batch(batch) });
+        }
+        if let Some(batch) = self.storage.next() {
+            self.stats.store_posts.add(1);
+            return Some(Output::Post { to: self.store(), message: Message::Store(batch) });
         }
         // The turn's last call: a shard that sleeps now leaves true numbers behind.
         self.publish_gauges();

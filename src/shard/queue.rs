@@ -70,7 +70,7 @@ impl Shard {
         self.scratch = scratch;
     }
 
-    fn append(&mut self, slot: u32, frame: &mut Framed<'_>) {
+    pub(super) fn append(&mut self, slot: u32, frame: &mut Framed<'_>) {
         let connection = self.connections.at_mut(slot);
         let conn = ConnId { slot, generation: connection.generation };
         if connection.outbound == NONE {
@@ -130,9 +130,12 @@ impl Shard {
         }
         connection.outbound = NONE;
         let flushing = connection.phase == Phase::Flushing;
+        let has_device = connection.device != NONE;
         self.outbounds.remove(index).retire(&mut self.pool);
         if flushing {
             self.finish(conn);
+        } else if has_device {
+            self.wake_readers(conn);
         }
     }
 

@@ -23,6 +23,12 @@ pub struct Residue {
     pub watched: usize,
     pub inbound_bytes: usize,
     pub inbound_holders: usize,
+    /// Devices that take part in durable delivery.
+    pub devices: usize,
+    /// Devices in line for a page, pages under way, cursors to be saved. Entries of dead connections go by time.
+    pub catching_up: usize,
+    /// Bytes that wait for the store, or for its answer.
+    pub store_bytes: usize,
     /// Bytes that wait for other shards.
     pub backlog_bytes: usize,
     pub outputs: usize,
@@ -45,6 +51,9 @@ impl Shard {
             watched: self.slow.len(),
             inbound_bytes: self.inbound_bytes,
             inbound_holders: self.inbound_holders,
+            devices: self.devices.len(),
+            catching_up: self.catch_up.len(),
+            store_bytes: self.storage.backlog(),
             backlog_bytes: self.outbox.backlog(),
             outputs: self.outputs.len(),
         }

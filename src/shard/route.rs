@@ -4,9 +4,11 @@
 use super::{
     Shard,
     connections::NONE,
+    devices::Place,
     groups::Joined,
     message::{Batch, Item, Receipt, Tally},
     outbound::Framed,
+    reader::{Mode, Reader},
 };
 use crate::{
     ids::{ConnId, ShardId},
@@ -185,7 +187,7 @@ impl Shard {
     }
 
     /// Makes a session a member of a group; JOIN_OK follows when messages are sure to come.
-    pub(super) fn join(&mut self, conn: ConnId, group: String) {
+    pub(super) fn join(&mut self, conn: ConnId, group: String, cursor: Option<u64>) {
         let groups_max = self.settings.limits.groups_per_connection;
         let connection = self.connections.at(conn.slot);
         let groups = connection.extra.as_ref().map_or(&[][..], |extra| &extra.groups);
@@ -194,7 +196,7 @@ impl Shard {
         {
             // A repeated JOIN; if the first one still waits, so does this one.
             if self.local_groups.is_subscribed(index) {
-                self.answer(conn, &Frame::JoinOk(body::JoinOk { group, members: 0 }));
+                self.joined(conn, index);
             } else {
                 self.local_groups.join_again(index, conn);
             }
@@ -211,11 +213,36 @@ impl Shard {
             self.refuse(conn, Refusal::answer(ErrorCode::Overloaded, FrameType::Join, message));
             return;
         }
-        match self.local_groups.join(&group, conn, &mut self.connections) {
-            Joined::Now => self.answer(conn, &Frame::JoinOk(body::JoinOk { group, members: 0 })),
+        let takes_part = connection.device != NONE;
+        let reader = if takes_part { Reader::opening(cursor, self.next_ticket()) } else { Reader::absent() };
+        match self.local_groups.join(&group, conn, reader, &mut self.connections) {
+            Joined::Now => {
+                let index = self.local_groups.find(&group).expect("it has a member now");
+                self.joined(conn, index);
+            }
             Joined::Later => {}
             Joined::Subscribe { ticket } => self.subscribe(&group, ticket),
         }
+    }
+
+    /// Messages of the group come: JOIN_OK, as soon as it is known where the device stands in the group's log.
+    fn joined(&mut self, conn: ConnId, group: u32) {
+        let place = Place::Group(group);
+        let opening = self.reader(conn, place).filter(|reader| reader.mode == Mode::Opening);
+        let Some(reader) = opening else {
+            self.answer_join(conn, group);
+            return;
+        };
+        reader.joins_due += 1;
+        if reader.joins_due == 1 {
+            self.open(conn, place);
+        }
+    }
+
+    /// JOIN_OK.
+    pub(super) fn answer_join(&mut self, conn: ConnId, group: u32) {
+        let group = self.local_groups.name(group).to_owned();
+        self.answer(conn, &Frame::JoinOk(body::JoinOk { group, members: 0 }));
     }
 
     fn subscribe(&mut self, group: &str, ticket: u32) {
@@ -230,7 +257,9 @@ impl Shard {
 
     fn subscribed(&mut self, group: &str, ticket: u32) {
         for conn in self.local_groups.subscribed(group, ticket) {
-            self.answer(conn, &Frame::JoinOk(body::JoinOk { group: group.to_owned(), members: 0 }));
+            if let Some(index) = self.local_groups.find(group) {
+                self.joined(conn, index);
+            }
         }
     }
 
@@ -246,8 +275,12 @@ impl Shard {
                 self.unsubscribe(index);
             }
             self.connections.at_mut(conn.slot).trim();
+            self.release(conn, &left.reader);
+            if left.reader.mode != Mode::Absent {
+                self.forget_cursor(conn, &group);
+            }
             // Every JOIN has its answer, and before that of the LEAVE behind it; that no message came between them is allowed.
-            for _ in 0..left.unanswered {
+            for _ in 0..left.unanswered + usize::from(left.reader.joins_due) {
                 self.answer(conn, &Frame::JoinOk(body::JoinOk { group: group.clone(), members: 0 }));
             }
         }
@@ -258,7 +291,12 @@ impl Shard {
     pub(super) fn leave_all(&mut self, conn: ConnId) {
         let Some(extra) = &mut self.connections.at_mut(conn.slot).extra else { return };
         for membership in std::mem::take(&mut extra.groups) {
-            if self.local_groups.leave(membership, &mut self.connections).last {
+            let mut left = self.local_groups.leave(membership, &mut self.connections);
+            if let Some(to) = left.reader.take_unsaved() {
+                let channel = self.channel_at(conn, Place::Group(membership.group));
+                self.save_cursor(conn, &channel, to);
+            }
+            if left.last {
                 self.unsubscribe(membership.group);
             }
         }
@@ -304,6 +342,11 @@ impl Shard {
             }
             Item::Subscribed { group, ticket } => self.subscribed(batch.name(group), ticket),
             Item::Unsubscribe { group } => self.home_groups.unsubscribe(batch.name(group), from),
+            item @ (Item::Append { .. }
+            | Item::Accepted { .. }
+            | Item::NotAccepted { .. }
+            | Item::Follow { .. }
+            | Item::Tail { .. }) => self.handle_durable_item(from, batch, item),
             Item::Arrived { address, conn } => self.handle_address_arrived(from, address, conn),
             Item::Admitted { address, conn, granted } => self.handle_admitted(conn, address, granted),
             Item::Left { address } => self.handle_address_left(address),

@@ -1,15 +1,17 @@
 //! A shard under a clock of its own: what goes in is said frame by frame, what comes out is decoded.
 #![forbid(unsafe_code)]
 
+mod durable;
 mod limits;
 mod liveness;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::*;
 use crate::{
     io::Chunk,
     session::{DeviceClass, HeartbeatRules, Policy},
+    store::{Memory, Retention, Service},
     wire::{Decoded, ErrorCode, Frame, SendRef, body, decode, encode},
 };
 
@@ -23,6 +25,25 @@ enum Seen {
         dropped: u32,
     },
     Push(u64),
+    /// A durable PUSH, by its sequence.
+    Durable(u64),
+    Accepted {
+        id: u64,
+        seq: u64,
+        duplicate: bool,
+    },
+    Cursors {
+        received: u64,
+        last: u64,
+        unread: u64,
+    },
+    Gap {
+        from: u64,
+        to: u64,
+        code: ErrorCode,
+    },
+    /// The sequences on a page of history, and where the next begins.
+    Page(Vec<u64>, u64),
     /// An ERROR that the connection survives.
     Refused(ErrorCode),
     /// The last ERROR.
@@ -31,6 +52,10 @@ enum Seen {
     Finished,
     Closed,
 }
+
+/// Keeps everything that a test can write.
+const RETENTION: Retention =
+    Retention { age_ms: u64::MAX / 2, messages: 1_000_000, bytes: 1 << 30, dedup_ms: 60_000, dedup_messages: 100_000 };
 
 /// Ordinary settings of a lone shard; a test changes what it is about.
 pub(super) fn settings() -> Settings {
@@ -89,6 +114,11 @@ struct Bench {
     posted: Vec<Batch>,
     /// The rings are full.
     refuse_posts: bool,
+    store: Service<Memory>,
+    /// Batches that the store has not answered.
+    stored: VecDeque<Box<crate::store::Batch>>,
+    /// The store answers nothing.
+    store_stalls: bool,
     stopped: u32,
     stops_accepting: u32,
 }
@@ -109,6 +139,9 @@ impl Bench {
             partial: HashMap::new(),
             posted: Vec::new(),
             refuse_posts: false,
+            store: Service::new(Memory::new(RETENTION)),
+            stored: VecDeque::new(),
+            store_stalls: false,
             stopped: 0,
             stops_accepting: 0,
         }
@@ -192,6 +225,7 @@ impl Bench {
                 }
                 Output::Post { to, message } if self.refuse_posts => refused.push((to, message)),
                 Output::Post { message: Message::Batch(batch), .. } => self.posted.push(*batch),
+                Output::Post { message: Message::Store(batch), .. } => self.stored.push_back(batch),
                 Output::Stay { .. } => {}
                 Output::StopAccepting => self.stops_accepting += 1,
                 Output::Stop => self.stopped += 1,
@@ -201,7 +235,16 @@ impl Bench {
         for (to, message) in refused {
             self.shard.handle(self.now, Input::PostRefused { to, message });
         }
-        wake_at
+        if self.stored.is_empty() || self.store_stalls {
+            return wake_at;
+        }
+        let wall_ms = self.shard.settings.rules.wall_ms(self.now);
+        self.store.serve(wall_ms, self.stored.iter_mut().map(|batch| &mut **batch));
+        for batch in std::mem::take(&mut self.stored) {
+            let from = self.shard.store();
+            self.shard.handle(self.now, Input::Posted { from, message: Message::Store(batch) });
+        }
+        self.turn()
     }
 
     fn deliver(&mut self, conn: ConnId, chunk: Chunk) {
@@ -246,7 +289,14 @@ fn as_seen(frame: &Frame<'_>) -> Seen {
     let code = |number| ErrorCode::from_number(number).expect("a code of the page");
     match frame {
         Frame::SendOk(ok) => Seen::SendOk { reached: ok.reached, dropped: ok.dropped },
+        Frame::Push(push) if push.seq > 0 => Seen::Durable(push.seq),
         Frame::Push(push) => Seen::Push(push.client_msg_id),
+        Frame::Accepted(accepted) => {
+            Seen::Accepted { id: accepted.client_msg_id, seq: accepted.seq, duplicate: accepted.duplicate }
+        }
+        Frame::Cursors(cursors) => Seen::Cursors { received: cursors.received, last: cursors.last, unread: cursors.unread },
+        Frame::Gap(gap) => Seen::Gap { from: gap.from, to: gap.to, code: code(gap.code) },
+        Frame::Page(page) => Seen::Page(page.messages.iter().map(|message| message.seq).collect(), page.next),
         Frame::Error(error) if error.closing => Seen::Closing(code(error.code)),
         Frame::Error(error) => Seen::Refused(code(error.code)),
         other => Seen::Frame(crate::wire::FrameType::from_byte(other.kind()).expect("a known type").name()),

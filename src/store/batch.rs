@@ -19,6 +19,8 @@ pub struct Span {
 pub struct Tag {
     pub shard: ShardId,
     pub conn: ConnId,
+    /// Tells requests for one connection and channel apart.
+    pub ticket: u32,
 }
 
 /// A durable message on its way into a channel. The payload and the sender's names lie in the batch's bytes.
@@ -31,8 +33,6 @@ pub struct Append {
     pub client_msg_id: u64,
     /// The sender's connection.
     pub sender: Tag,
-    /// For a group: the sending connection gets no PUSH.
-    pub except_sender: bool,
 }
 
 /// One question to the store.

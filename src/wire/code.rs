@@ -137,6 +137,8 @@ codes! {
     ReadForbidden = 5013, "READ_FORBIDDEN", Never;
     /// The connection watches as many clients as it may, or the client is watched by as many.
     TooManyWatches = 5014, "TOO_MANY_WATCHES", Never;
+    /// A durable SEND has the `client_msg_id` 0.
+    MessageIdMissing = 5015, "MESSAGE_ID_MISSING", Never;
 }
 
 impl ErrorCode {

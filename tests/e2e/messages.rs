@@ -215,7 +215,7 @@ on_both_reactors! {
             assert_eq!((error.client_msg_id, error.in_reply_to), (id as u64 + 1, 0x10), "{channel:?}");
         }
         assert_eq!(gateway.refused(ErrorCode::BadChannel), 9);
-        let send = SendRef { channel: "user/x", client_msg_id: 77, class: 1, receipt: true, ..SendRef::default() };
+        let send = SendRef { channel: "user/x", client_msg_id: 77, class: 9, receipt: true, ..SendRef::default() };
         peer.send_frame(&Frame::Send(send));
         let error = peer.expect_refused(ErrorCode::UnsupportedClass);
         assert_eq!((error.client_msg_id, error.in_reply_to), (77, 0x10));

@@ -340,7 +340,7 @@ impl Peer {
         let rx = std::mem::take(&mut self.rx);
         let mut used = 0;
         loop {
-            match decode(&rx[used..], 64 * 1024 + 256) {
+            match decode(&rx[used..], 64 * 1024 + 512) {
                 Ok(Decoded::Frame { frame, frame_bytes }) => {
                     used += frame_bytes;
                     self.handle(now, frame, rng, model, names);

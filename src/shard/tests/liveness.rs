@@ -174,7 +174,13 @@ fn who_comes_home_during_a_drain_is_told() {
     bench.input(Input::Eof { conn: early });
     // Into a slot whose user was told already.
     let conn = ConnId { slot: early.slot, generation: 2 };
-    let identity = crate::session::Identity { names: crate::session::Names::new("late", ""), class: 0, rights: None };
+    let identity = crate::session::Identity {
+        names: crate::session::Names::new("late", ""),
+        class: 0,
+        rights: None,
+        window: 0,
+        cursor: None,
+    };
     let arrival = Arrival { identity, epoch: 1, address: 0, trailing: Vec::new(), refusals: 0 };
     bench.input(Input::Adopted { conn, from: ShardId(1), message: Message::Arrival(Box::new(arrival)) });
     assert_eq!(bench.take(conn), [Seen::Frame("LOGIN_OK"), Seen::Frame("GOAWAY")]);

@@ -1,0 +1,270 @@
+//! Devices that are behind read the log: one page each in turn, a bounded number of pages at a time, so that they share the core
+//! with live traffic and with each other.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{
+    Shard,
+    connections::Phase,
+    devices::Place,
+    message::Item,
+    outbound::Framed,
+    reader::{Mode, Reader},
+};
+use crate::{
+    ids::{ConnId, ShardId},
+    io::Tick,
+    limits::{CATCH_UP_BYTES_MAX, CATCH_UP_MESSAGES_MAX, CURSOR_SAVE_MS, CURSORS_PER_TURN, PAGES_IN_FLIGHT_MAX, STORE_RETRY_MS},
+    store::{self, Bounds, PageLimit, Reply, Request, Span, Tag},
+    wire::{ErrorCode, Frame, PushRef, body, encode},
+};
+
+/// Who waits for the log.
+#[derive(Debug, Default)]
+pub struct CatchUp {
+    /// In line for a page. May hold connections that have gone meanwhile.
+    line: VecDeque<(ConnId, Place)>,
+    /// Pages under way, and those of SYNCs.
+    pages: usize,
+    pub syncs: usize,
+    /// To be asked for again then, because the store could not answer.
+    resting: VecDeque<(Tick, ConnId, Place)>,
+    /// Acknowledged cursors that are saved then.
+    saving: VecDeque<(Tick, ConnId, Place)>,
+    /// Shards that have members of a group and could not be sent a message of it, with the newest of these.
+    owed: BTreeMap<(ShardId, Box<str>), u64>,
+    next_ticket: u32,
+}
+
+impl CatchUp {
+    /// A shard could not be sent a message: it is told of the newest as soon as there is room.
+    pub fn owe(&mut self, shard: ShardId, group: &str, seq: u64) {
+        let newest = self.owed.entry((shard, group.into())).or_default();
+        *newest = seq.max(*newest);
+    }
+
+    /// Everything that is kept for somebody.
+    pub fn len(&self) -> usize {
+        self.line.len() + self.pages + self.syncs + self.resting.len() + self.saving.len() + self.owed.len()
+    }
+}
+
+impl Shard {
+    /// Tells requests of one reader from those of another in the same place.
+    pub(super) fn next_ticket(&mut self) -> u32 {
+        self.catch_up.next_ticket = self.catch_up.next_ticket.wrapping_add(1);
+        self.catch_up.next_ticket
+    }
+
+    /// Puts a reader into the line for a page.
+    pub(super) fn line_up(&mut self, reader: &mut Reader, conn: ConnId, place: Place) {
+        reader.mode = Mode::Queued;
+        self.catch_up.line.push_back((conn, place));
+    }
+
+    /// A reader that waited for room gets in line.
+    pub(super) fn wake_reader(&mut self, conn: ConnId, place: Place) {
+        self.with_reader(conn, place, |shard, reader| {
+            if reader.mode == Mode::Blocked {
+                shard.line_up(reader, conn, place);
+            }
+        });
+    }
+
+    /// Lends a reader out while the rest of the shard changes.
+    pub(super) fn with_reader(&mut self, conn: ConnId, place: Place, change: impl FnOnce(&mut Shard, &mut Reader)) {
+        let Some(mut reader) = self.reader(conn, place).map(|reader| *reader) else { return };
+        change(self, &mut reader);
+        // The change may have ended the connection.
+        if let Some(kept) = self.reader(conn, place) {
+            *kept = reader;
+        }
+    }
+
+    /// A member's shard missed messages of a group, the newest of which is `seq`.
+    pub(super) fn hear_tail(&mut self, group: &str, seq: u64) {
+        let Some(index) = self.local_groups.find(group) else { return };
+        let mut readers = self.local_groups.take_readers(index);
+        let members = self.local_groups.take_members(index);
+        for (&slot, reader) in members.iter().zip(&mut readers) {
+            reader.hear_of(seq);
+            if reader.mode == Mode::Live && reader.is_behind() {
+                let conn = ConnId { slot, generation: self.connections.at(slot).generation };
+                self.stats.fell_behind.add(1);
+                self.line_up(reader, conn, Place::Group(index));
+            }
+        }
+        self.local_groups.return_members(index, members);
+        self.local_groups.return_readers(index, readers);
+    }
+
+    /// What is due in this turn. Gives when to come back.
+    pub(super) fn advance_catch_up(&mut self) -> Option<Tick> {
+        self.tell_owed();
+        self.ask_again();
+        self.save_due();
+        self.ask_for_pages();
+        let rest = self.catch_up.resting.front().map(|(at, ..)| *at);
+        let save = self.catch_up.saving.front().map(|(at, ..)| *at);
+        rest.into_iter().chain(save).min()
+    }
+
+    fn tell_owed(&mut self) {
+        while let Some(entry) = self.catch_up.owed.first_entry() {
+            let ((shard, group), seq) = (entry.key().clone(), *entry.get());
+            if !self.outbox.put(shard, |batch| Item::Tail { group: batch.put(group.as_bytes()), seq }) {
+                return;
+            }
+            self.catch_up.owed.pop_first();
+        }
+    }
+
+    fn ask_again(&mut self) {
+        for _ in 0..CURSORS_PER_TURN {
+            let Some((conn, place)) = pop_due(&mut self.catch_up.resting, self.now) else { return };
+            let mut opens = false;
+            self.with_reader(conn, place, |shard, reader| match reader.mode {
+                Mode::Opening => opens = true,
+                Mode::Resting => shard.line_up(reader, conn, place),
+                Mode::Absent | Mode::Live | Mode::Queued | Mode::Reading | Mode::Blocked => {}
+            });
+            if opens {
+                self.open(conn, place);
+            }
+        }
+    }
+
+    /// The store could not answer: asked again in a while.
+    pub(super) fn rest(&mut self, conn: ConnId, place: Place) {
+        self.catch_up.resting.push_back((self.now.plus_ms(STORE_RETRY_MS), conn, place));
+    }
+
+    /// An acknowledgement is to be saved, together with those that follow.
+    pub(super) fn save_later(&mut self, conn: ConnId, place: Place) {
+        self.catch_up.saving.push_back((self.now.plus_ms(CURSOR_SAVE_MS), conn, place));
+    }
+
+    fn save_due(&mut self) {
+        for _ in 0..CURSORS_PER_TURN {
+            let Some((conn, place)) = pop_due(&mut self.catch_up.saving, self.now) else { return };
+            let unsaved = self.reader(conn, place).and_then(|reader| if reader.is_saving { reader.take_unsaved() } else { None });
+            if let Some(to) = unsaved {
+                let channel = self.channel_at(conn, place);
+                self.save_cursor(conn, &channel, to);
+            }
+        }
+    }
+
+    fn ask_for_pages(&mut self) {
+        // In the last quarter of the shard's budget live traffic goes first; a turn in which bytes leave comes back here.
+        let budget = self.settings.limits.outbound_bytes_per_shard;
+        while self.catch_up.pages < PAGES_IN_FLIGHT_MAX && self.outbound_bytes <= budget - budget / 4 {
+            let Some((conn, place)) = self.catch_up.line.pop_front() else { return };
+            self.with_reader(conn, place, |shard, reader| {
+                if reader.mode == Mode::Queued {
+                    shard.ask_for_page(reader, conn, place);
+                }
+            });
+        }
+    }
+
+    fn ask_for_page(&mut self, reader: &mut Reader, conn: ConnId, place: Place) {
+        let half = self.settings.limits.outbound_bytes_per_connection / 2;
+        let queued = self.queued_bytes(conn.slot);
+        let Some(device) = self.device(conn) else { return };
+        let room = device.room();
+        if room == 0 || queued > half {
+            device.is_blocked = true;
+            reader.mode = Mode::Blocked;
+            return;
+        }
+        let bytes = u32::try_from(half - queued).unwrap_or(u32::MAX).min(CATCH_UP_BYTES_MAX);
+        let limit = PageLimit { messages: room.min(CATCH_UP_MESSAGES_MAX), bytes };
+        let channel = self.channel_at(conn, place);
+        let tag = Tag { shard: self.settings.id, conn, ticket: reader.ticket };
+        let from = reader.next();
+        self.storage.ask(|batch| Request::Read { channel: batch.put(channel.as_bytes()), from, limit, sync: false, tag });
+        self.catch_up.pages += 1;
+        self.stats.pages_read.add(1);
+        reader.mode = Mode::Reading;
+    }
+
+    /// A page came for a device that is behind.
+    pub(super) fn page_came(&mut self, batch: &store::Batch, tag: Tag, channel: Span, reply: &Reply) {
+        self.catch_up.pages -= 1;
+        let (conn, channel) = (tag.conn, batch.name(channel));
+        let Some(place) = self.place_of(conn, channel) else { return };
+        self.with_reader(conn, place, |shard, reader| {
+            if reader.mode != Mode::Reading || reader.ticket != tag.ticket {
+                return;
+            }
+            match reply {
+                Reply::Page { bounds, entries } => {
+                    shard.take_page(reader, conn, place, channel, *bounds, batch.entries(*entries))
+                }
+                Reply::Failed(_) => {
+                    reader.mode = Mode::Resting;
+                    shard.rest(conn, place);
+                }
+                other => unreachable!("the store answered a page with {other:?}"),
+            }
+        });
+    }
+
+    fn take_page(
+        &mut self,
+        reader: &mut Reader,
+        conn: ConnId,
+        place: Place,
+        channel: &str,
+        bounds: Bounds,
+        entries: store::Entries<'_>,
+    ) {
+        reader.hear_of(bounds.last);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut took_all = true;
+        for message in entries {
+            if message.seq > reader.next() {
+                self.announce_gap(reader, conn, channel, message.seq - 1, bounds);
+            }
+            scratch.clear();
+            encode(&Frame::Push(PushRef { channel, ..message }), &mut scratch);
+            if !self.push_durable(conn, &mut Framed::new(&scratch)) {
+                took_all = false;
+                break;
+            }
+            reader.took(message.seq);
+        }
+        self.scratch = scratch;
+        if took_all && reader.next() < bounds.first {
+            self.announce_gap(reader, conn, channel, bounds.first - 1, bounds);
+        }
+        if self.connections.get(conn).is_none_or(|connection| connection.phase != Phase::Active) {
+            return;
+        }
+        if reader.is_behind() {
+            self.line_up(reader, conn, place);
+        } else {
+            reader.mode = Mode::Live;
+        }
+    }
+
+    /// Messages up to `to` are gone.
+    pub(super) fn announce_gap(&mut self, reader: &mut Reader, conn: ConnId, channel: &str, to: u64, bounds: Bounds) {
+        let from = reader.next();
+        // What lies below the oldest message that is kept has expired; a hole above it was torn.
+        let code = if to < bounds.first { ErrorCode::Expired } else { ErrorCode::Lost };
+        self.stats.gaps.add(1);
+        self.answer(conn, &Frame::Gap(body::Gap { channel: channel.to_owned(), from, to, code: code.number() }));
+        reader.skip_to(to);
+    }
+}
+
+/// The first entry, if its time has come.
+fn pop_due(list: &mut VecDeque<(Tick, ConnId, Place)>, now: Tick) -> Option<(ConnId, Place)> {
+    if list.front()?.0 > now {
+        return None;
+    }
+    list.pop_front().map(|(_, conn, place)| (conn, place))
+}

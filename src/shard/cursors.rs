@@ -1,0 +1,289 @@
+//! Where devices stand: asking the store at LOGIN and JOIN, RECEIVED, READ, and pages of history.
+#![forbid(unsafe_code)]
+
+use super::{
+    Shard,
+    connections::NONE,
+    devices::Place,
+    reader::{Acknowledged, Mode, Reader},
+};
+use crate::{
+    ids::ConnId,
+    limits::SYNCS_IN_FLIGHT_MAX,
+    session::{Refusal, Target, check_channel},
+    store::{self, Bounds, PageLimit, Reply, Request, Span, Tag},
+    wire::{ErrorCode, Frame, FrameType, body},
+};
+
+/// What a page of history may take up beside its messages: names, numbers, and lengths of 200 messages.
+const PAGE_OVERHEAD_BYTES: u32 = 4 * 1024;
+
+impl Shard {
+    /// Asks the store where a device stands in a channel.
+    pub(super) fn open(&mut self, conn: ConnId, place: Place) {
+        let channel = self.channel_at(conn, place);
+        let Some(ticket) = self.reader(conn, place).map(|reader| reader.ticket) else { return };
+        let names = &self.connections.at(conn.slot).names;
+        let tag = Tag { shard: self.settings.id, conn, ticket };
+        self.storage.ask(|batch| Request::Open {
+            channel: batch.put(channel.as_bytes()),
+            client: batch.put(names.client().as_bytes()),
+            device: batch.put(names.device().as_bytes()),
+            tag,
+        });
+    }
+
+    /// The store has said where a device stands.
+    pub(super) fn opened(&mut self, tag: Tag, channel: &str, reply: &Reply) {
+        let conn = tag.conn;
+        let Some(place) = self.place_of(conn, channel) else { return };
+        self.with_reader(conn, place, |shard, reader| {
+            if reader.mode != Mode::Opening || reader.ticket != tag.ticket {
+                return;
+            }
+            shard.answer_joins(reader, conn, place);
+            match reply {
+                Reply::Opened { bounds, received, read } => {
+                    shard.begin_reading(reader, conn, place, channel, *bounds, *received, *read);
+                }
+                Reply::Failed(_) => shard.rest(conn, place),
+                other => unreachable!("the store answered an opening with {other:?}"),
+            }
+        });
+    }
+
+    fn answer_joins(&mut self, reader: &mut Reader, conn: ConnId, place: Place) {
+        let Place::Group(group) = place else { return };
+        for _ in 0..std::mem::take(&mut reader.joins_due) {
+            self.answer_join(conn, group);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one answer of the store, taken apart")]
+    fn begin_reading(
+        &mut self,
+        reader: &mut Reader,
+        conn: ConnId,
+        place: Place,
+        channel: &str,
+        bounds: Bounds,
+        saved: Option<u64>,
+        read: u64,
+    ) {
+        let start = match (reader.brought(), saved) {
+            (Some(cursor), _) if cursor > bounds.last => {
+                self.refuse_cursor(conn, place, cursor, bounds.last);
+                bounds.last
+            }
+            (Some(cursor), _) => cursor,
+            (None, Some(saved)) => saved.min(bounds.last),
+            // Whoever comes for the first time has all that is kept of its own channel before it, and nothing of a group.
+            (None, None) => match place {
+                Place::Inbox => bounds.first - 1,
+                Place::Group(_) => bounds.last,
+            },
+        };
+        if saved.is_none_or(|saved| saved < start) {
+            self.save_cursor(conn, channel, start);
+        }
+        reader.open(start, saved.unwrap_or(0).max(start), bounds.last);
+        self.answer(conn, &Frame::Cursors(cursors(channel, bounds, start, read)));
+        if reader.next() < bounds.first {
+            self.announce_gap(reader, conn, channel, bounds.first - 1, bounds);
+        }
+        if reader.is_behind() {
+            self.line_up(reader, conn, place);
+        }
+    }
+
+    fn refuse_cursor(&mut self, conn: ConnId, place: Place, cursor: u64, last: u64) {
+        let frame = match place {
+            Place::Inbox => FrameType::Login,
+            Place::Group(_) => FrameType::Join,
+        };
+        let message = format!("the cursor says {cursor}, and the newest message of the channel is {last}; going on from there");
+        self.refuse(conn, Refusal::answer(ErrorCode::CursorAhead, frame, message));
+    }
+
+    /// Gives a cursor to the store.
+    pub(super) fn save_cursor(&mut self, conn: ConnId, channel: &str, to: u64) {
+        let names = &self.connections.at(conn.slot).names;
+        let tag = Tag { shard: self.settings.id, conn, ticket: 0 };
+        self.stats.cursors_saved.add(1);
+        self.storage.ask(|batch| Request::Received {
+            channel: batch.put(channel.as_bytes()),
+            client: batch.put(names.client().as_bytes()),
+            device: batch.put(names.device().as_bytes()),
+            to,
+            tag,
+        });
+    }
+
+    /// The device has left a group for good.
+    pub(super) fn forget_cursor(&mut self, conn: ConnId, group: &str) {
+        let names = &self.connections.at(conn.slot).names;
+        self.storage.ask(|batch| Request::Forget {
+            channel: batch.put(format!("group/{group}").as_bytes()),
+            client: batch.put(names.client().as_bytes()),
+            device: batch.put(names.device().as_bytes()),
+        });
+    }
+
+    /// RECEIVED.
+    pub(super) fn receive(&mut self, conn: ConnId, received: &body::Received) {
+        let Some(place) = self.followed(conn, &received.channel, FrameType::Received) else { return };
+        let reader = self.reader(conn, place).expect("it was just found");
+        let next = reader.next();
+        match reader.acknowledge(received.seq) {
+            Acknowledged::Known => {}
+            Acknowledged::NotSent => {
+                let message =
+                    format!("{} was not sent to this device in {:?}; it waits for {next}", received.seq, received.channel);
+                self.refuse(conn, Refusal::answer(ErrorCode::NotSent, FrameType::Received, message));
+            }
+            Acknowledged::Freed(freed) => {
+                let saves = !std::mem::replace(&mut reader.is_saving, true);
+                if let Some(device) = self.device(conn) {
+                    device.unacked -= u16::try_from(freed).expect("no more than the window");
+                }
+                if saves {
+                    self.save_later(conn, place);
+                }
+                self.wake_readers(conn);
+            }
+        }
+    }
+
+    /// The place of a channel that a frame is about; if the device does not follow it, the frame is refused.
+    fn followed(&mut self, conn: ConnId, channel: &str, frame: FrameType) -> Option<Place> {
+        let place = self.place_of(conn, channel);
+        let follows = place.and_then(|place| self.reader(conn, place)).is_some_and(|reader| reader.mode != Mode::Absent);
+        if follows {
+            return place;
+        }
+        let message = format!("this device does not follow {channel:?}: LOGIN asks for a window, JOIN for a group");
+        self.refuse(conn, Refusal::answer(ErrorCode::UnknownChannel, frame, message));
+        None
+    }
+
+    /// READ.
+    pub(super) fn mark_read(&mut self, conn: ConnId, read: &body::Read) {
+        let Some(place) = self.followed(conn, &read.channel, FrameType::Read) else { return };
+        let known = self.reader(conn, place).map_or(0, |reader| reader.known());
+        if read.seq > known {
+            let message = format!("the newest message of {:?} is {known}, not {}", read.channel, read.seq);
+            self.refuse(conn, Refusal::answer(ErrorCode::CursorAhead, FrameType::Read, message));
+            return;
+        }
+        if !self.store_takes(conn, FrameType::Read) {
+            return;
+        }
+        let names = &self.connections.at(conn.slot).names;
+        let tag = Tag { shard: self.settings.id, conn, ticket: 0 };
+        self.storage.ask(|batch| Request::MarkRead {
+            channel: batch.put(read.channel.as_bytes()),
+            client: batch.put(names.client().as_bytes()),
+            to: read.seq,
+            tag,
+        });
+    }
+
+    /// The read cursor of a client is known: its devices are told if it has moved, else only the one that asked.
+    pub(super) fn marked_read(&mut self, tag: Tag, channel: &str, client: &str, reply: &Reply) {
+        let (bounds, at, moved) = match reply {
+            Reply::Read { bounds, at, moved } => (*bounds, *at, *moved),
+            Reply::Failed(failure) => {
+                self.not_stored(tag.conn, FrameType::Read, failure);
+                return;
+            }
+            other => unreachable!("the store answered READ with {other:?}"),
+        };
+        let mut slot = self.directory.first(self.keyed.name(client), client, &self.connections);
+        while slot != NONE {
+            let connection = self.connections.at(slot);
+            let conn = ConnId { slot, generation: connection.generation };
+            slot = connection.next_device;
+            if moved || conn == tag.conn {
+                self.tell_read(conn, channel, bounds, at);
+            }
+        }
+    }
+
+    fn tell_read(&mut self, conn: ConnId, channel: &str, bounds: Bounds, read: u64) {
+        let Some(place) = self.place_of(conn, channel) else { return };
+        let Some(reader) = self.reader(conn, place) else { return };
+        let is_open = !matches!(reader.mode, Mode::Absent | Mode::Opening);
+        let received = reader.received();
+        if is_open {
+            self.answer(conn, &Frame::Cursors(cursors(channel, bounds, received, read)));
+        }
+    }
+
+    /// SYNC.
+    pub(super) fn sync(&mut self, conn: ConnId, sync: &body::Sync) {
+        let target = check_channel(&sync.channel, FrameType::Sync);
+        if let Ok(Target::User(client)) = target
+            && self.connections.at(conn.slot).names.client() != client
+        {
+            let message = "only the client itself may read its own channel";
+            self.refuse(conn, Refusal::answer(ErrorCode::ReadForbidden, FrameType::Sync, message));
+            return;
+        }
+        if self.catch_up.syncs >= SYNCS_IN_FLIGHT_MAX {
+            let message = "as many pages of history are being read on this core as may; ask again later";
+            let refusal = Refusal::answer(ErrorCode::Overloaded, FrameType::Sync, message);
+            self.refuse(conn, Refusal { retry_after_ms: 100, ..refusal });
+            return;
+        }
+        if !self.store_takes(conn, FrameType::Sync) {
+            return;
+        }
+        self.catch_up.syncs += 1;
+        self.stats.pages_history.add(1);
+        let bytes = self.settings.rules.max_body_bytes - PAGE_OVERHEAD_BYTES;
+        let limit = PageLimit { messages: sync.limit, bytes };
+        let tag = Tag { shard: self.settings.id, conn, ticket: 0 };
+        let from = sync.from;
+        self.storage.ask(|batch| Request::Read { channel: batch.put(sync.channel.as_bytes()), from, limit, sync: true, tag });
+    }
+
+    /// A page of history came.
+    pub(super) fn synced(&mut self, batch: &store::Batch, tag: Tag, channel: Span, from: u64, reply: &Reply) {
+        self.catch_up.syncs -= 1;
+        let (bounds, entries) = match reply {
+            Reply::Page { bounds, entries } => (*bounds, batch.entries(*entries)),
+            Reply::Failed(failure) => {
+                self.not_stored(tag.conn, FrameType::Sync, failure);
+                return;
+            }
+            other => unreachable!("the store answered SYNC with {other:?}"),
+        };
+        let messages: Vec<body::Push> = entries
+            .map(|message| body::Push {
+                channel: String::new(),
+                from_client: message.from_client.to_owned(),
+                from_device: message.from_device.to_owned(),
+                client_msg_id: message.client_msg_id,
+                payload: message.payload.to_vec(),
+                seq: message.seq,
+                timestamp: message.timestamp,
+                key: String::new(),
+            })
+            .collect();
+        let next = messages.last().map_or(from.max(bounds.first), |message| message.seq + 1);
+        let channel = batch.name(channel).to_owned();
+        let page = body::Page { channel, from, first: bounds.first, last: bounds.last, next, messages };
+        self.answer(tag.conn, &Frame::Page(page));
+    }
+}
+
+fn cursors(channel: &str, bounds: Bounds, received: u64, read: u64) -> body::Cursors {
+    body::Cursors {
+        channel: channel.to_owned(),
+        first: bounds.first,
+        last: bounds.last,
+        received,
+        read,
+        unread: bounds.last.saturating_sub(read),
+    }
+}

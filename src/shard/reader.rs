@@ -1,0 +1,188 @@
+//! The one rule of durable delivery: a device takes only the sequence it waits for.
+//!
+//! An older one is a repeat, and dropped. A later one, or the right one when there is no room for it, puts the device *behind*:
+//! from then on it reads the log, page by page, until nothing lies between it and the newest message that it knows of. So a full
+//! ring, a slow client, a reconnect and a message that overtook another are all the same case.
+#![forbid(unsafe_code)]
+
+/// How a reader gets its next message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// This member takes no part in durable delivery.
+    Absent,
+    /// The store was asked where it stands.
+    Opening,
+    /// It has all there is: the next message comes as it is accepted.
+    Live,
+    /// Behind, in line for a page.
+    Queued,
+    /// Behind, and a page was asked for.
+    Reading,
+    /// Behind, and its window or its queue has no room.
+    Blocked,
+    /// Behind, or not opened yet: the store could not answer, and is asked again in a while.
+    Resting,
+}
+
+/// What to do with a message that was just accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// It is the one that the reader waits for: push it, then say [`Reader::took`], or [`Reader::fall_behind`] if there is no room.
+    Take,
+    /// The reader has it, or will find it in the log.
+    Leave,
+    /// The reader has just fallen behind.
+    Behind,
+}
+
+/// What an acknowledgement came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledged {
+    /// So many messages less are on their way.
+    Freed(u32),
+    /// It was acknowledged before.
+    Known,
+    /// It was never sent.
+    NotSent,
+}
+
+/// One device's place in one channel.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader {
+    /// The sequence it waits for. While opening: one more than the cursor that the client brought; 0 if it brought none.
+    next: u64,
+    /// All up to here was acknowledged.
+    received: u64,
+    /// So far the store knows.
+    saved: u64,
+    /// The newest sequence of the channel that was heard of.
+    known: u64,
+    /// Pushed and not acknowledged.
+    unacked: u32,
+    /// Tells answers of the store to an earlier reader of the same connection and channel apart.
+    pub ticket: u32,
+    /// JOINs that are answered once the store has said where the reader stands.
+    pub joins_due: u16,
+    pub mode: Mode,
+    /// The shard's list of cursors to save holds this one.
+    pub is_saving: bool,
+}
+
+impl Reader {
+    /// A member that takes no part.
+    pub fn absent() -> Reader {
+        Reader {
+            next: 0,
+            received: 0,
+            saved: 0,
+            known: 0,
+            unacked: 0,
+            ticket: 0,
+            joins_due: 0,
+            mode: Mode::Absent,
+            is_saving: false,
+        }
+    }
+
+    /// Where it stands is asked for; `cursor` is what the client says.
+    pub fn opening(cursor: Option<u64>, ticket: u32) -> Reader {
+        let next = cursor.map_or(0, |cursor| cursor.saturating_add(1));
+        Reader { next, ticket, mode: Mode::Opening, ..Reader::absent() }
+    }
+
+    /// The cursor that the client brought.
+    pub fn brought(&self) -> Option<u64> {
+        self.next.checked_sub(1)
+    }
+
+    /// The store has answered: the reader has all up to `received`, and `last` is the newest message. `saved`: what the store holds.
+    pub fn open(&mut self, received: u64, saved: u64, last: u64) {
+        self.next = received + 1;
+        self.received = received;
+        self.saved = saved;
+        self.known = self.known.max(last);
+        self.mode = Mode::Live;
+    }
+
+    /// A message of the channel was accepted.
+    pub fn offer(&mut self, seq: u64) -> Offer {
+        self.known = self.known.max(seq);
+        match self.mode {
+            Mode::Absent | Mode::Opening | Mode::Queued | Mode::Reading | Mode::Blocked | Mode::Resting => Offer::Leave,
+            Mode::Live if seq < self.next => Offer::Leave,
+            Mode::Live if seq == self.next => Offer::Take,
+            Mode::Live => Offer::Behind,
+        }
+    }
+
+    /// A message was pushed.
+    pub fn took(&mut self, seq: u64) {
+        self.next = seq + 1;
+        self.unacked += 1;
+        self.known = self.known.max(seq);
+    }
+
+    /// Messages up to `seq` are gone, and the device was told.
+    pub fn skip_to(&mut self, seq: u64) {
+        if self.received + 1 == self.next && self.unacked == 0 {
+            self.received = seq;
+        }
+        self.next = seq + 1;
+        self.known = self.known.max(seq);
+    }
+
+    /// Hears of the channel's newest message.
+    pub fn hear_of(&mut self, last: u64) {
+        self.known = self.known.max(last);
+    }
+
+    /// Whether the log holds more than the device was sent.
+    pub fn is_behind(&self) -> bool {
+        self.known >= self.next
+    }
+
+    /// The device has all up to `to`.
+    pub fn acknowledge(&mut self, to: u64) -> Acknowledged {
+        if to >= self.next || matches!(self.mode, Mode::Absent | Mode::Opening) {
+            return Acknowledged::NotSent;
+        }
+        if to <= self.received {
+            return Acknowledged::Known;
+        }
+        self.received = to;
+        let left = u32::try_from(self.next - 1 - to).unwrap_or(u32::MAX).min(self.unacked);
+        let freed = self.unacked - left;
+        self.unacked = left;
+        Acknowledged::Freed(freed)
+    }
+
+    /// What must be saved, if anything; from then on it counts as saved.
+    pub fn take_unsaved(&mut self) -> Option<u64> {
+        self.is_saving = false;
+        if self.received <= self.saved {
+            return None;
+        }
+        self.saved = self.received;
+        Some(self.received)
+    }
+
+    /// The sequence it waits for.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// All up to here was acknowledged.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// The newest sequence that was heard of.
+    pub fn known(&self) -> u64 {
+        self.known
+    }
+
+    /// Pushed and not acknowledged.
+    pub fn unacked(&self) -> u32 {
+        self.unacked
+    }
+}
