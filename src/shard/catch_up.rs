@@ -253,8 +253,7 @@ impl Shard {
     /// Messages up to `to` are gone.
     pub(super) fn announce_gap(&mut self, reader: &mut Reader, conn: ConnId, channel: &str, to: u64, bounds: Bounds) {
         let from = reader.next();
-        // What lies below the oldest message that is kept has expired; a hole above it was torn.
-        let code = if to < bounds.first { ErrorCode::Expired } else { ErrorCode::Lost };
+        let code = if to == bounds.lost { ErrorCode::Lost } else { ErrorCode::Expired };
         self.stats.gaps.add(1);
         self.answer(conn, &Frame::Gap(body::Gap { channel: channel.to_owned(), from, to, code: code.number() }));
         reader.skip_to(to);

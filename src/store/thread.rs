@@ -177,17 +177,8 @@ mod tests {
         let channel = batch.put(b"user/bob");
         let (from_client, from_device) = (batch.put(b"alice"), batch.put(b"phone"));
         let payload = batch.put(b"hello");
-        let sender = Tag { shard: ShardId(0), conn: ConnId { slot: 0, generation: 0 } };
-        let except_sender = false;
-        batch.requests.push(Request::Append(Append {
-            channel,
-            from_client,
-            from_device,
-            payload,
-            client_msg_id,
-            sender,
-            except_sender,
-        }));
+        let sender = Tag { shard: ShardId(0), conn: ConnId { slot: 0, generation: 0 }, ticket: 0 };
+        batch.requests.push(Request::Append(Append { channel, from_client, from_device, payload, client_msg_id, sender }));
         batch
     }
 
