@@ -219,6 +219,7 @@ fn with_frame(kind: FrameType, mut values: Values, check: impl FnOnce(&Frame<'_>
             presence: v.number("presence"),
             online: v.number("online"),
             since_ms: v.number("since_ms"),
+            fresh: v.flag("fresh"),
         }),
         FrameType::Join => Frame::Join(body::Join { group: v.text("group"), cursor: v.optional("cursor") }),
         FrameType::JoinOk => Frame::JoinOk(body::JoinOk { group: v.text("group"), members: v.number("members") }),

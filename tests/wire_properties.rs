@@ -156,9 +156,11 @@ fn any_frame() -> BoxedStrategy<Owned> {
         any::<i32>().prop_map(|presence| Frame::State(body::State { presence })),
         vec(text(), 0..5).prop_map(|clients| Frame::Watch(body::Watch { clients })),
         vec(text(), 0..5).prop_map(|clients| Frame::Unwatch(body::Unwatch { clients })),
-        (text(), text(), any::<i32>(), small(), number()).prop_map(|(client, device, presence, online, since_ms)| {
-            Frame::Presence(body::PresenceOf { client, device, presence, online, since_ms })
-        }),
+        (text(), text(), any::<i32>(), small(), number(), any::<bool>()).prop_map(
+            |(client, device, presence, online, since_ms, fresh)| {
+                Frame::Presence(body::PresenceOf { client, device, presence, online, since_ms, fresh })
+            }
+        ),
     ]
     .boxed();
     let ends = prop_oneof![

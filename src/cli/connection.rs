@@ -59,6 +59,7 @@ pub(super) fn advice(error: &ClientError) -> &'static str {
     match (code, error.retry()) {
         (Some(ErrorCode::JoinForbidden), _) => "\nMake a token that allows it: weir token --client NAME --join GROUP",
         (Some(ErrorCode::WriteForbidden), _) => "\nMake a token that allows it: weir token --client NAME --write GROUP",
+        (Some(ErrorCode::ReadForbidden), _) => "\nMake a token that allows it: weir token --client NAME --watch CLIENT",
         (_, Retry::WithNewToken) => {
             "\nMake a token with the gateway's key, `weir token --client NAME --hs256-secret-file FILE`, and give it with --token \
              or WEIR_TOKEN"

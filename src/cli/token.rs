@@ -26,6 +26,9 @@ pub(super) struct TokenArgs {
     /// A group that may be written to, or the beginning of many. May be repeated
     #[arg(long, value_name = "GROUP")]
     write: Vec<String>,
+    /// A client that may be watched, or the beginning of many. May be repeated
+    #[arg(long, value_name = "CLIENT")]
+    watch: Vec<String>,
     /// Which gateways it is for, as they are configured in auth.audience. May be repeated
     #[arg(long, value_name = "AUDIENCE")]
     audience: Vec<String>,
@@ -48,6 +51,7 @@ pub(super) fn run(args: &TokenArgs) -> anyhow::Result<ExitCode> {
         device_class: args.device_class.clone(),
         join: args.join.clone(),
         write: args.write.clone(),
+        watch: args.watch.clone(),
     };
     print(&format!("{}\n", signer.sign(&grant)?))?;
     Ok(ExitCode::SUCCESS)

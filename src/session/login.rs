@@ -3,7 +3,7 @@
 
 use super::{
     Names, Refusal, Rules, check_name, check_optional_name,
-    token::{Claims, GroupRights},
+    token::{Claims, NameRights},
 };
 use crate::{
     io::Tick,
@@ -44,11 +44,12 @@ pub struct DeviceClass {
     pub policy: Policy,
 }
 
-/// The groups that a token lets its bearer join and write to.
+/// The groups that a token lets its bearer join and write to, and the clients that it lets it watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rights {
-    pub join: GroupRights,
-    pub write: GroupRights,
+    pub join: NameRights,
+    pub write: NameRights,
+    pub watch: NameRights,
 }
 
 /// Who is behind a connection.
@@ -82,7 +83,7 @@ pub fn check_login(now: Tick, login: &body::Login, rules: &Rules) -> Result<Iden
     };
     let client = client_of(login, claims.as_ref())?;
     let class = class_of(login, claims.as_ref(), rules)?;
-    let rights = claims.map(|claims| Box::new(Rights { join: claims.join, write: claims.write }));
+    let rights = claims.map(|claims| Box::new(Rights { join: claims.join, write: claims.write, watch: claims.watch }));
     Ok(Identity {
         names: Names::new(&client, &login.device_id),
         class,

@@ -4,6 +4,7 @@
 mod heartbeat;
 mod login;
 mod name;
+mod presence;
 mod rate;
 pub mod token;
 
@@ -114,8 +115,12 @@ pub enum Action<'a> {
     Leave {
         group: String,
     },
-    State(body::State),
+    State {
+        background: bool,
+    },
+    /// Names that were checked.
     Watch(body::Watch),
+    /// As above. None: everybody.
     Unwatch(body::Unwatch),
     /// Skipped; counted.
     Unknown,
@@ -190,9 +195,9 @@ impl Session {
                 Ok(Action::Read(read))
             }
             Frame::Sync(sync) => check_sync(sync, rights),
-            Frame::State(state) => Ok(Action::State(state)),
-            Frame::Watch(watch) => Ok(Action::Watch(watch)),
-            Frame::Unwatch(unwatch) => Ok(Action::Unwatch(unwatch)),
+            Frame::State(state) => presence::check_state(state),
+            Frame::Watch(watch) => presence::check_watch(watch, rights),
+            Frame::Unwatch(unwatch) => presence::check_unwatch(unwatch),
             Frame::Unknown { .. } => Ok(Action::Unknown),
             Frame::Login(_) => Err(Refusal::closing(
                 ErrorCode::UnexpectedFrame,
@@ -224,7 +229,7 @@ impl Session {
             self.bytes.refill(rules.bytes, self.refilled_ms, elapsed_ms);
             self.refilled_ms = now_ms;
         }
-        let frames = self.frames.take(rules.frames, 1);
+        let frames = self.frames.take(rules.frames, presence::cost(frame, rules.frames));
         let bytes = self.bytes.take(rules.bytes, u32::try_from(frame_bytes).unwrap_or(u32::MAX));
         let client_msg_id = if let Frame::Send(send) = frame { send.client_msg_id } else { 0 };
         for (verdict, what, rate) in [(frames, "frames", rules.frames), (bytes, "bytes", rules.bytes)] {

@@ -1,6 +1,6 @@
 //! Tokens: JSON Web Tokens that say who a client is and what it may do. Pure: keys come as bytes, time as an argument.
 //!
-//! Claims: `sub` (the client), `exp`, `nbf`, `aud`, and Weir's own `device_class`, `join` and `write`. HS256, RS256 and EdDSA
+//! Claims: `sub` (the client), `exp`, `nbf`, `aud`, and Weir's own `device_class`, `join`, `write` and `watch`. HS256, RS256 and EdDSA
 //! are accepted, each only with the key configured for it: a token picks a key by its algorithm and never the other way round,
 //! so that an HS256 signature made with the bytes of a public key proves nothing.
 #![forbid(unsafe_code)]
@@ -10,7 +10,7 @@ mod sign;
 #[cfg(test)]
 mod tests;
 
-pub use rights::GroupRights;
+pub use rights::NameRights;
 pub use sign::{Grant, SignFailed, Signer};
 
 use std::fmt;
@@ -55,9 +55,11 @@ pub struct Claims {
     /// The device class that the session is bound to, if the token binds it: a valid name.
     pub device_class: Option<String>,
     /// The groups that may be joined.
-    pub join: GroupRights,
+    pub join: NameRights,
     /// The groups that may be written to.
-    pub write: GroupRights,
+    pub write: NameRights,
+    /// The clients that may be watched.
+    pub watch: NameRights,
     /// The token's `exp`, in milliseconds since the Unix epoch, without leeway; at most [`TOKEN_EXPIRY_MS_MAX`].
     pub expires_at_ms: u64,
 }
@@ -245,13 +247,14 @@ impl Verifier {
             check_claim("device_class", class)?;
         }
         let rights = |claim, patterns: Option<Vec<String>>| {
-            GroupRights::new(&patterns.unwrap_or_default()).map_err(|why| TokenRefused::ClaimInvalid { claim, why })
+            NameRights::new(&patterns.unwrap_or_default()).map_err(|why| TokenRefused::ClaimInvalid { claim, why })
         };
         Ok(Claims {
             client_id,
             device_class: raw.device_class,
             join: rights("join", raw.join)?,
             write: rights("write", raw.write)?,
+            watch: rights("watch", raw.watch)?,
             expires_at_ms,
         })
     }
@@ -348,6 +351,7 @@ struct RawClaims {
     device_class: Option<String>,
     join: Option<Vec<String>>,
     write: Option<Vec<String>>,
+    watch: Option<Vec<String>>,
 }
 
 /// RFC 7519, section 4.1.3: one string or a list of them.

@@ -215,7 +215,7 @@ impl Shard {
             Action::Sync(sync) => self.sync(conn, &sync),
             Action::Join { group, cursor } => self.join(conn, group, cursor),
             Action::Leave { group } => self.leave(conn, group),
-            Action::State(_) | Action::Watch(_) | Action::Unwatch(_) => {
+            Action::State { .. } | Action::Watch(_) | Action::Unwatch(_) => {
                 self.refuse(conn, Refusal::answer(ErrorCode::StoreUnavailable, FrameType::Send, "this gateway keeps no log"));
             }
         }

@@ -139,6 +139,8 @@ codes! {
     TooManyWatches = 5014, "TOO_MANY_WATCHES", Never;
     /// A durable SEND has the `client_msg_id` 0.
     MessageIdMissing = 5015, "MESSAGE_ID_MISSING", Never;
+    /// STATE says neither FOREGROUND nor BACKGROUND.
+    BadState = 5016, "BAD_STATE", Never;
 }
 
 impl ErrorCode {

@@ -1,4 +1,4 @@
-//! Which groups a token allows.
+//! Which groups a token lets its bearer join and write to, and which clients it lets it watch.
 #![forbid(unsafe_code)]
 
 use crate::limits::{NAME_BYTES_MAX, TOKEN_PATTERNS_MAX};
@@ -7,33 +7,33 @@ use crate::session::check_name;
 /// Separates patterns; no name holds a control character.
 const SEPARATOR: char = '\n';
 
-/// Group names, or beginnings of them with one `*` at the end: "room/7", "room/*", "*". The default allows none.
+/// Names of groups or clients, or beginnings of them with one `*` at the end: "room/7", "room/*", "*". The default allows none.
 ///
-/// Every connection holds two of these, so that they are kept as one string: 16 bytes each when empty.
+/// Every connection holds three of these, so that they are kept as one string: 16 bytes each when empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GroupRights {
+pub struct NameRights {
     patterns: Box<str>,
 }
 
-impl GroupRights {
-    /// No group at all.
-    pub fn none() -> GroupRights {
-        GroupRights::default()
+impl NameRights {
+    /// Nothing at all.
+    pub fn none() -> NameRights {
+        NameRights::default()
     }
 
-    /// Every group.
-    pub fn all() -> GroupRights {
-        GroupRights { patterns: "*".into() }
+    /// Everything.
+    pub fn all() -> NameRights {
+        NameRights { patterns: "*".into() }
     }
 
-    /// The groups that one of the patterns fits.
+    /// The names that one of the patterns fits.
     ///
     /// # Errors
     /// What is wrong with the list, to follow the name of the claim.
-    pub fn new(patterns: &[String]) -> Result<GroupRights, &'static str> {
+    pub fn new(patterns: &[String]) -> Result<NameRights, &'static str> {
         const { assert!(NAME_BYTES_MAX == 64 && TOKEN_PATTERNS_MAX == 64) };
         if patterns.len() > TOKEN_PATTERNS_MAX {
-            return Err("lists more than 64 groups; a pattern such as \"room/*\" stands for many");
+            return Err("lists more than 64 names; a pattern such as \"room/*\" stands for many");
         }
         for pattern in patterns {
             let fixed = pattern.strip_suffix('*').unwrap_or(pattern);
@@ -45,15 +45,15 @@ impl GroupRights {
                 return Err("holds something that is not a name of 1 to 64 bytes, or the beginning of one with a `*`");
             }
         }
-        Ok(GroupRights { patterns: patterns.join(&SEPARATOR.to_string()).into_boxed_str() })
+        Ok(NameRights { patterns: patterns.join(&SEPARATOR.to_string()).into_boxed_str() })
     }
 
-    /// Whether `group` is one of them.
-    pub fn allows(&self, group: &str) -> bool {
+    /// Whether `name` is one of them.
+    pub fn allows(&self, name: &str) -> bool {
         !self.patterns.is_empty()
             && self.patterns.split(SEPARATOR).any(|pattern| match pattern.strip_suffix('*') {
-                Some(prefix) => group.starts_with(prefix),
-                None => group == pattern,
+                Some(prefix) => name.starts_with(prefix),
+                None => name == pattern,
             })
     }
 }
@@ -62,8 +62,8 @@ impl GroupRights {
 mod tests {
     use super::*;
 
-    fn rights(patterns: &[&str]) -> Result<GroupRights, &'static str> {
-        GroupRights::new(&patterns.iter().map(|pattern| (*pattern).to_owned()).collect::<Vec<_>>())
+    fn rights(patterns: &[&str]) -> Result<NameRights, &'static str> {
+        NameRights::new(&patterns.iter().map(|pattern| (*pattern).to_owned()).collect::<Vec<_>>())
     }
 
     #[test]
@@ -79,11 +79,11 @@ mod tests {
 
     #[test]
     fn everything_and_nothing() {
-        assert!(GroupRights::all().allows("any"));
-        assert_eq!(rights(&["*"]).unwrap(), GroupRights::all());
-        assert_eq!(rights(&[]).unwrap(), GroupRights::none());
-        assert!(!GroupRights::none().allows("any"));
-        assert!(!GroupRights::none().allows(""));
+        assert!(NameRights::all().allows("any"));
+        assert_eq!(rights(&["*"]).unwrap(), NameRights::all());
+        assert_eq!(rights(&[]).unwrap(), NameRights::none());
+        assert!(!NameRights::none().allows("any"));
+        assert!(!NameRights::none().allows(""));
     }
 
     #[test]
@@ -105,6 +105,6 @@ mod tests {
 
     #[test]
     fn rights_are_small() {
-        assert_eq!(size_of::<GroupRights>(), 16);
+        assert_eq!(size_of::<NameRights>(), 16);
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
-use super::{GroupRights, install_provider, is_private};
+use super::{NameRights, install_provider, is_private};
 use crate::limits::HS256_SECRET_BYTES_MIN;
 use crate::session::check_name;
 
@@ -37,6 +37,9 @@ pub struct Grant {
     /// Groups or patterns that may be written to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub write: Vec<String>,
+    /// Clients or patterns that may be watched.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub watch: Vec<String>,
 }
 
 /// Why no token was made.
@@ -118,8 +121,8 @@ impl Signer {
         if grant.device_class.as_deref().is_some_and(|class| check_name(class).is_err()) {
             return Err(SignFailed::Claim { claim: "device_class", why: name });
         }
-        for (claim, patterns) in [("join", &grant.join), ("write", &grant.write)] {
-            GroupRights::new(patterns).map_err(|why| SignFailed::Claim { claim, why })?;
+        for (claim, patterns) in [("join", &grant.join), ("write", &grant.write), ("watch", &grant.watch)] {
+            NameRights::new(patterns).map_err(|why| SignFailed::Claim { claim, why })?;
         }
         self.sign_any(grant)
     }

@@ -42,6 +42,7 @@ fn a_good_token_says_who_and_what() {
         device_class: Some("phone".into()),
         join: vec!["room/*".into()],
         write: vec!["room/7".into()],
+        watch: vec!["team-*".into()],
         issued_at_s: Some(NOW_S),
         not_before_s: Some(NOW_S),
         ..alice()
@@ -52,13 +53,14 @@ fn a_good_token_says_who_and_what() {
     assert_eq!(claims.expires_at_ms, NOW_MS + 60_000);
     assert!(claims.join.allows("room/8") && !claims.join.allows("lobby"));
     assert!(claims.write.allows("room/7") && !claims.write.allows("room/8"));
+    assert!(claims.watch.allows("team-bob") && !claims.watch.allows("bob"));
 }
 
 #[test]
 fn absent_claims_give_no_rights() {
     let claims = judged(json!({ "sub": "alice", "exp": NOW_S + 1 })).unwrap();
     assert_eq!(claims.device_class, None);
-    assert_eq!((claims.join, claims.write), (GroupRights::none(), GroupRights::none()));
+    assert_eq!([claims.join, claims.write, claims.watch], [(); 3].map(|()| NameRights::none()));
 }
 
 #[test]
@@ -194,7 +196,7 @@ fn names_and_patterns_are_checked() {
         let refused = judged(json!({ "sub": "alice", "device_class": sub, "exp": NOW_S + 1 })).unwrap_err();
         assert!(matches!(refused, TokenRefused::ClaimInvalid { claim: "device_class", .. }), "{refused}");
     }
-    for claim in ["join", "write"] {
+    for claim in ["join", "write", "watch"] {
         let refused = judged(json!({ "sub": "alice", "exp": NOW_S + 1, claim: ["a*b"] })).unwrap_err();
         assert!(matches!(&refused, TokenRefused::ClaimInvalid { claim: seen, .. } if *seen == claim), "{refused}");
         assert!(matches!(
@@ -285,6 +287,7 @@ fn what_no_gateway_would_take_is_not_signed() {
         Grant { device_class: Some(String::new()), ..alice() },
         Grant { join: vec!["a*b".into()], ..alice() },
         Grant { write: vec![String::new()], ..alice() },
+        Grant { watch: vec!["*a".into()], ..alice() },
     ] {
         assert!(matches!(signer.sign(&grant), Err(SignFailed::Claim { .. })), "{grant:?}");
     }
