@@ -361,7 +361,7 @@ impl Taken {
             Frame::Push(push) => Event::Push(push.into()),
             Frame::JoinOk(ok) => Event::JoinOk(ok),
             Frame::LeaveOk(ok) => Event::LeaveOk(ok),
-            Frame::Accepted(accepted) => Event::Accepted(accepted),
+            Frame::Accepted(accepted) => Event::Accepted(accepted.to_owned()),
             Frame::Gap(gap) => Event::Gap(gap),
             Frame::Cursors(cursors) => Event::Cursors(cursors),
             Frame::Page(page) => Event::Page(page),

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weir::wire::{Decoded, ErrorCode, Frame, FrameType, PushRef, Retry, SendRef, body, decode, encode};
+use weir::wire::{AcceptedRef, Decoded, ErrorCode, Frame, FrameType, PushRef, Retry, SendRef, body, decode, encode};
 
 const PAGE: &str = include_str!("../proto/frame.md");
 /// The limit that the page states for its vectors.
@@ -180,9 +180,9 @@ fn with_frame(kind: FrameType, mut values: Values, check: impl FnOnce(&Frame<'_>
             timestamp: v.number("timestamp"),
             key: &key,
         }),
-        FrameType::Accepted => Frame::Accepted(body::Accepted {
+        FrameType::Accepted => Frame::Accepted(AcceptedRef {
             client_msg_id: v.number("client_msg_id"),
-            channel: channel.clone(),
+            channel: &channel,
             seq: v.number("seq"),
             timestamp: v.number("timestamp"),
             durability: v.number("durability"),
@@ -255,7 +255,7 @@ fn stored(mut v: Values) -> body::Push {
         from_client: v.text("from_client"),
         from_device: v.text("from_device"),
         client_msg_id: v.number("client_msg_id"),
-        payload: v.bytes("payload").into(),
+        payload: v.bytes("payload"),
         seq: v.number("seq"),
         timestamp: v.number("timestamp"),
         key: v.text("key"),

@@ -4,7 +4,7 @@
 #[path = "shared/oracle.rs"]
 mod oracle;
 
-use oracle::{agree_with_prost, framed, is_refused_by_rule, push_ref, send_ref};
+use oracle::{accepted_ref, agree_with_prost, framed, is_refused_by_rule, push_ref, send_ref};
 use proptest::{collection::vec, option::of as option, prelude::*};
 use prost::Message;
 use weir::{
@@ -63,12 +63,26 @@ fn push_body() -> impl Strategy<Value = body::Push> {
     )
 }
 
+fn accepted_body() -> impl Strategy<Value = body::Accepted> {
+    (number(), text(), number(), number(), any::<i32>(), any::<bool>()).prop_map(
+        |(client_msg_id, channel, seq, timestamp, durability, duplicate)| body::Accepted {
+            client_msg_id,
+            channel,
+            seq,
+            timestamp,
+            durability,
+            duplicate,
+        },
+    )
+}
+
 /// A frame that owns its body.
 #[derive(Clone, Debug)]
 enum Owned {
     Cold(Frame<'static>),
     Send(body::Send),
     Push(body::Push),
+    Accepted(body::Accepted),
 }
 
 impl Owned {
@@ -77,6 +91,7 @@ impl Owned {
             Owned::Cold(frame) => frame.clone(),
             Owned::Send(send) => Frame::Send(send_ref(send)),
             Owned::Push(push) => Frame::Push(push_ref(push)),
+            Owned::Accepted(accepted) => Frame::Accepted(accepted_ref(accepted)),
         }
     }
 }
@@ -128,11 +143,6 @@ fn any_frame() -> BoxedStrategy<Owned> {
     ]
     .boxed();
     let channels = prop_oneof![
-        (number(), text(), number(), number(), any::<i32>(), any::<bool>()).prop_map(
-            |(client_msg_id, channel, seq, timestamp, durability, duplicate)| {
-                Frame::Accepted(body::Accepted { client_msg_id, channel, seq, timestamp, durability, duplicate })
-            }
-        ),
         (text(), number()).prop_map(|(channel, seq)| Frame::Received(body::Received { channel, seq })),
         (text(), number()).prop_map(|(channel, seq)| Frame::Read(body::Read { channel, seq })),
         (text(), number(), number(), small()).prop_map(|(channel, from, to, code)| Frame::Gap(body::Gap {
@@ -182,6 +192,7 @@ fn any_frame() -> BoxedStrategy<Owned> {
         prop_oneof![session, groups, channels, presence, ends].prop_map(Owned::Cold),
         send_body().prop_map(Owned::Send),
         push_body().prop_map(Owned::Push),
+        accepted_body().prop_map(Owned::Accepted),
     ]
     .boxed()
 }
@@ -351,6 +362,7 @@ proptest! {
         body in mutated(prop_oneof![
             send_body().prop_map(|send| send.encode_to_vec()),
             push_body().prop_map(|push| push.encode_to_vec()),
+            accepted_body().prop_map(|accepted| accepted.encode_to_vec()),
         ]),
     ) {
         agree_with_prost(&body);

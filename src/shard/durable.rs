@@ -14,7 +14,7 @@ use crate::{
     ids::{ConnId, ShardId},
     session::{Refusal, Target},
     store::{self, Append, Failure, Reply, Request, Tag},
-    wire::{ErrorCode, Frame, FrameType, PushRef, SendRef, body, encode},
+    wire::{AcceptedRef, ErrorCode, Frame, FrameType, PushRef, SendRef, body, encode},
 };
 
 /// Why a message was not accepted, and when to try again.
@@ -211,8 +211,7 @@ impl Shard {
         if self.is_me(shard) {
             let Acceptance { client_msg_id, seq, timestamp, durability, duplicate } = accepted;
             let durability = durability as i32;
-            let channel = channel.to_owned();
-            let body = body::Accepted { client_msg_id, channel, seq, timestamp, durability, duplicate };
+            let body = AcceptedRef { client_msg_id, channel, seq, timestamp, durability, duplicate };
             self.answer(conn, &Frame::Accepted(body));
         } else {
             self.outbox.put_vital(shard, |batch| Item::Accepted { conn, channel: batch.put(channel.as_bytes()), accepted });

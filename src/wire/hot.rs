@@ -1,8 +1,8 @@
-//! SEND and PUSH, encoded and decoded in place: no allocation, no copy. prost is the oracle in the tests.
+//! SEND, PUSH and ACCEPTED, encoded and decoded in place: no allocation, no copy. prost is the oracle in the tests.
 #![forbid(unsafe_code)]
 
 use super::{
-    body::DeliveryClass,
+    body::{Accepted, DeliveryClass},
     fields::{Fields, Refusal, put_bytes, put_number},
 };
 
@@ -110,5 +110,51 @@ impl<'a> PushRef<'a> {
         put_number(6, self.seq, out);
         put_number(7, self.timestamp, out);
         put_bytes(8, self.key.as_bytes(), out);
+    }
+}
+
+/// The body of ACCEPTED, borrowed. Field meanings: `proto/weir.proto`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AcceptedRef<'a> {
+    pub client_msg_id: u64,
+    pub channel: &'a str,
+    pub seq: u64,
+    pub timestamp: u64,
+    /// A number of `Durability`, or one that this version does not know.
+    pub durability: i32,
+    pub duplicate: bool,
+}
+
+impl<'a> AcceptedRef<'a> {
+    /// As a body that owns its channel.
+    pub fn to_owned(&self) -> Accepted {
+        let AcceptedRef { client_msg_id, channel, seq, timestamp, durability, duplicate } = *self;
+        Accepted { client_msg_id, channel: channel.to_owned(), seq, timestamp, durability, duplicate }
+    }
+
+    pub(super) fn decode(body: &'a [u8]) -> Result<AcceptedRef<'a>, Refusal> {
+        let mut accepted = AcceptedRef::default();
+        let mut fields = Fields::new(body);
+        while let Some((number, value)) = fields.next()? {
+            match number {
+                1 => accepted.client_msg_id = value.number()?,
+                2 => accepted.channel = value.text()?,
+                3 => accepted.seq = value.number()?,
+                4 => accepted.timestamp = value.number()?,
+                5 => accepted.durability = value.number()? as i32,
+                6 => accepted.duplicate = value.number()? != 0,
+                _ => {}
+            }
+        }
+        Ok(accepted)
+    }
+
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        put_number(1, self.client_msg_id, out);
+        put_bytes(2, self.channel.as_bytes(), out);
+        put_number(3, self.seq, out);
+        put_number(4, self.timestamp, out);
+        put_number(5, self.durability as i64 as u64, out);
+        put_number(6, u64::from(self.duplicate), out);
     }
 }

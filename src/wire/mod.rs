@@ -13,7 +13,7 @@ pub mod body {
 }
 
 pub use code::{ErrorCode, Retry};
-pub use hot::{PushRef, SendRef};
+pub use hot::{AcceptedRef, PushRef, SendRef};
 
 /// The fixed header in front of every body.
 pub const HEADER_BYTES: usize = 16;
@@ -84,7 +84,7 @@ frame_types! {
     Presence = 0x43, "PRESENCE";
 }
 
-/// One frame. The bodies of SEND and PUSH, the hot ones, borrow from the bytes they were decoded from.
+/// One frame. The bodies of SEND, PUSH and ACCEPTED, the hot ones, borrow from the bytes they were decoded from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Frame<'a> {
     Login(body::Login),
@@ -94,7 +94,7 @@ pub enum Frame<'a> {
     Send(SendRef<'a>),
     SendOk(body::SendOk),
     Push(PushRef<'a>),
-    Accepted(body::Accepted),
+    Accepted(AcceptedRef<'a>),
     Received(body::Received),
     Read(body::Read),
     Gap(body::Gap),
@@ -265,7 +265,7 @@ fn decode_body(kind_byte: u8, flags: u16, body: &[u8]) -> Result<Frame<'_>, Malf
         FrameType::Send => return SendRef::decode(body).map(Frame::Send).map_err(malformed),
         FrameType::SendOk => cold(body).map(Frame::SendOk),
         FrameType::Push => return PushRef::decode(body).map(Frame::Push).map_err(malformed),
-        FrameType::Accepted => cold(body).map(Frame::Accepted),
+        FrameType::Accepted => return AcceptedRef::decode(body).map(Frame::Accepted).map_err(malformed),
         FrameType::Received => cold(body).map(Frame::Received),
         FrameType::Read => cold(body).map(Frame::Read),
         FrameType::Gap => cold(body).map(Frame::Gap),
@@ -307,7 +307,7 @@ pub fn encode(frame: &Frame<'_>, out: &mut Vec<u8>) {
         Frame::Send(body) => body.encode(out),
         Frame::SendOk(body) => append(body, out),
         Frame::Push(body) => body.encode(out),
-        Frame::Accepted(body) => append(body, out),
+        Frame::Accepted(body) => body.encode(out),
         Frame::Received(body) => append(body, out),
         Frame::Read(body) => append(body, out),
         Frame::Gap(body) => append(body, out),

@@ -61,7 +61,7 @@ impl Got {
             Frame::Kicked(body) => Got::Kicked(body),
             Frame::Goaway(body) => Got::Goaway(body),
             Frame::Error(body) => Got::Error(body),
-            Frame::Accepted(body) => Got::Accepted(body),
+            Frame::Accepted(accepted) => Got::Accepted(accepted.to_owned()),
             Frame::Gap(body) => Got::Gap(body),
             Frame::Cursors(body) => Got::Cursors(body),
             Frame::Page(body) => Got::Page(body),

@@ -7,7 +7,7 @@ use prost::{
 };
 use weir::{
     limits::BODY_FIELDS_MAX,
-    wire::{Decoded, Frame, FrameType, Malformed, PushRef, SendRef, body, decode, encode},
+    wire::{AcceptedRef, Decoded, Frame, FrameType, Malformed, PushRef, SendRef, body, decode, encode},
 };
 
 /// A frame around any body: a real frame's header with length and checksum put right.
@@ -52,6 +52,17 @@ pub fn push_ref(push: &body::Push) -> PushRef<'_> {
     }
 }
 
+pub fn accepted_ref(accepted: &body::Accepted) -> AcceptedRef<'_> {
+    AcceptedRef {
+        client_msg_id: accepted.client_msg_id,
+        channel: &accepted.channel,
+        seq: accepted.seq,
+        timestamp: accepted.timestamp,
+        durability: accepted.durability,
+        duplicate: accepted.duplicate,
+    }
+}
+
 /// What Weir refuses and prost takes: a group, or too many fields. Walks with prost's own tools.
 pub fn is_refused_by_rule(mut body: &[u8]) -> bool {
     let mut fields = 0;
@@ -68,12 +79,14 @@ pub fn is_refused_by_rule(mut body: &[u8]) -> bool {
     false
 }
 
-/// Panics unless prost and Weir agree on a body of SEND and of PUSH: both refuse it, or both read the same.
+/// Panics unless prost and Weir agree on a body of SEND, of PUSH and of ACCEPTED: both refuse it, or both read the same.
 pub fn agree_with_prost(body: &[u8]) {
     let theirs = body::Send::decode(body);
     agree(FrameType::Send, body, theirs.as_ref().ok().map(|send| Frame::Send(send_ref(send))));
     let theirs = body::Push::decode(body);
     agree(FrameType::Push, body, theirs.as_ref().ok().map(|push| Frame::Push(push_ref(push))));
+    let theirs = body::Accepted::decode(body);
+    agree(FrameType::Accepted, body, theirs.as_ref().ok().map(|accepted| Frame::Accepted(accepted_ref(accepted))));
 }
 
 fn agree(kind: FrameType, body: &[u8], theirs: Option<Frame<'_>>) {
