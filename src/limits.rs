@@ -207,5 +207,8 @@ pub const SHARE_BYTES_MIN: usize = 4 * 1024;
 pub const CHUNK_BYTES_MAX: usize = 16 * 1024;
 /// So many bytes of answers may wait for any connection, even if the shard's budget is used up.
 pub const ANSWERS_BYTES_MIN: usize = 4 * 1024;
+/// PUSHes that may give way to later ones wait in this number for one connection, and take this share of its outbound budget at most.
+pub const HELD_PUSHES_MAX: usize = 256;
+pub const HELD_PUSHES_SHARE: usize = 4;
 /// A queue of so few bytes is not watched for its write deadline while it is in flight whole.
 pub const UNWATCHED_BYTES_MAX: usize = 4 * 1024;

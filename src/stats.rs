@@ -141,6 +141,8 @@ numbers! {
         Counter unreachable: "Messages to a client that has no session.";
         Counter dropped_connection_full: "PUSH frames dropped because the connection's outbound budget was used up.";
         Counter dropped_shard_full: "PUSH frames dropped because the shard's outbound budget was used up.";
+        Counter dropped_oldest: "PUSH frames of TRANSIENT_NEWEST and TRANSIENT_LATEST dropped while they waited, for a later one.";
+        Counter dropped_replaced: "PUSH frames of TRANSIENT_LATEST replaced while they waited, by a later one of the same channel and key.";
         Counter dropped_mesh_full: "Messages dropped because the backlog to another shard was full.";
         Counter probes: "PING frames sent to connections that were silent for too long.";
         Counter hung_up: "Connections that the peer ended.";

@@ -25,6 +25,16 @@ impl Keyed {
         self.hash(name.as_bytes())
     }
 
+    /// Of what a later message of the same channel and key replaces.
+    pub fn place(&self, channel: &str, key: &str) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
+        hasher.write(channel.as_bytes());
+        // A byte that names do not hold.
+        hasher.write(&[0]);
+        hasher.write(key.as_bytes());
+        hasher.finish()
+    }
+
     /// Of a peer's address; never 0. IPv6 addresses count by /64, the smallest block that one host is given (RFC 6177).
     pub fn address(&self, address: IpAddr) -> u64 {
         let hash = match address.to_canonical() {

@@ -2,7 +2,10 @@
 //! the ring between them, and at most one wake.
 #![forbid(unsafe_code)]
 
-use super::durable::{Acceptance, NotAccepted};
+use super::{
+    durable::{Acceptance, NotAccepted},
+    outbound::Pressure,
+};
 use crate::{
     ids::{ConnId, ShardId},
     session::Identity,
@@ -77,11 +80,11 @@ impl Tally {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item {
     /// To the client's home: a PUSH for its devices.
-    Deliver { client: Span, frame: Span, hash: u64, receipt: Option<Receipt> },
+    Deliver { client: Span, frame: Span, pressure: Pressure, hash: u64, receipt: Option<Receipt> },
     /// To the group's home: a PUSH for all members but, perhaps, one connection.
-    Publish { group: Span, frame: Span, except: Option<(ShardId, ConnId)>, receipt: Option<Receipt> },
+    Publish { group: Span, frame: Span, pressure: Pressure, except: Option<(ShardId, ConnId)>, receipt: Option<Receipt> },
     /// From the group's home to a shard with members.
-    Fanout { group: Span, frame: Span, except: Option<ConnId>, count: Option<u32> },
+    Fanout { group: Span, frame: Span, pressure: Pressure, except: Option<ConnId>, count: Option<u32> },
     /// Back to the group's home: what a `Fanout` with a `count` came to.
     Counted { count: u32, tally: Tally },
     /// To the sender's shard: what a message with a receipt came to.

@@ -14,6 +14,7 @@ mod drain;
 mod durable;
 mod groups;
 mod hash;
+mod held;
 mod inbound;
 mod lifecycle;
 mod login;

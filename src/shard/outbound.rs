@@ -5,21 +5,55 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+pub use super::held::{Displaced, Pressure};
+use super::{hash::Keyed, held::Held};
 use crate::{
     io::{Chunk, Tick},
     limits::{CHUNK_BYTES_MAX, POOLED_BUFFER_BYTES_MAX, POOLED_BUFFERS_MAX, SHARE_BYTES_MIN},
+    wire::{HEADER_BYTES, PushRef},
 };
 
 /// An encoded frame on its way to one or many connections.
 pub struct Framed<'a> {
     bytes: &'a [u8],
     shared: Option<Bytes>,
+    pressure: Pressure,
+    /// That of a PUSH which is replaced, once it was computed.
+    place: Option<u64>,
 }
 
 impl<'a> Framed<'a> {
     /// The whole frame, header and body.
     pub fn new(bytes: &'a [u8]) -> Framed<'a> {
-        Framed { bytes, shared: None }
+        Framed::of_class(bytes, Pressure::DropNewest)
+    }
+
+    /// A PUSH of a class that may give way.
+    pub fn of_class(bytes: &'a [u8], pressure: Pressure) -> Framed<'a> {
+        Framed { bytes, shared: None, pressure, place: None }
+    }
+
+    /// Header and body.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// What gives way to it, or it to others.
+    pub fn pressure(&self) -> Pressure {
+        self.pressure
+    }
+
+    /// What it shares with the PUSHes that it replaces, if it is of their class.
+    pub fn place(&mut self, keyed: &Keyed) -> Option<u64> {
+        if self.pressure == Pressure::Replace && self.place.is_none() {
+            let push = PushRef::decode_body(&self.bytes[HEADER_BYTES..]).expect("a PUSH that this gateway wrote");
+            self.place = Some(keyed.place(push.channel, push.key));
+        }
+        self.place
+    }
+
+    fn shared(&mut self) -> &Bytes {
+        self.shared.get_or_insert_with(|| Bytes::copy_from_slice(self.bytes))
     }
 
     /// Its length.
@@ -44,7 +78,9 @@ pub struct Outbound {
     /// The chunk in flight, or the last one sent, ended inside a frame.
     mid_frame: bool,
     tail: Vec<u8>,
-    /// Queued and in flight.
+    /// PUSHes that may yet be dropped. In a box of its own, because few connections ever have any.
+    held: Option<Box<Held>>,
+    /// Queued, held and in flight.
     pub bytes: usize,
     /// Since when a chunk is in flight.
     pub in_flight_since: Option<Tick>,
@@ -53,26 +89,107 @@ pub struct Outbound {
 impl Outbound {
     /// Empty, with a buffer of the pool.
     pub fn new(pool: &mut Pool) -> Outbound {
-        Outbound { full: VecDeque::new(), mid_frame: false, tail: pool.take(), bytes: 0, in_flight_since: None }
+        Outbound { full: VecDeque::new(), mid_frame: false, tail: pool.take(), held: None, bytes: 0, in_flight_since: None }
     }
 
     /// Appends a frame.
     pub fn push(&mut self, frame: &mut Framed<'_>) {
         self.bytes += frame.len();
         if frame.len() >= SHARE_BYTES_MIN {
-            self.rotate();
-            let shared = frame.shared.get_or_insert_with(|| Bytes::copy_from_slice(frame.bytes));
-            let parts = (0..shared.len()).step_by(CHUNK_BYTES_MAX).map(|from| {
-                let to = shared.len().min(from + CHUNK_BYTES_MAX);
-                Part { chunk: Chunk::Shared(shared.slice(from..to)), ends_frame: to == shared.len() }
-            });
-            self.full.extend(parts);
-            return;
+            self.append_large(frame.shared());
+        } else {
+            self.append_small(frame.bytes);
         }
+    }
+
+    fn append_small(&mut self, frame: &[u8]) {
         if self.tail.len() + frame.len() > CHUNK_BYTES_MAX {
             self.rotate();
         }
-        self.tail.extend_from_slice(frame.bytes);
+        self.tail.extend_from_slice(frame);
+    }
+
+    fn append_large(&mut self, frame: &Bytes) {
+        self.rotate();
+        let parts = (0..frame.len()).step_by(CHUNK_BYTES_MAX).map(|from| {
+            let to = frame.len().min(from + CHUNK_BYTES_MAX);
+            Part { chunk: Chunk::Shared(frame.slice(from..to)), ends_frame: to == frame.len() }
+        });
+        self.full.extend(parts);
+    }
+
+    /// Whether the connection has not taken yet what it was given, so that a PUSH which may give way does not join the queue.
+    pub fn is_pressed(&self) -> bool {
+        self.in_flight_since.is_some() || !self.full.is_empty() || self.holds()
+    }
+
+    fn holds(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| !held.is_empty())
+    }
+
+    /// Bytes that do not give way.
+    fn firm_bytes(&self) -> usize {
+        self.bytes - self.held.as_ref().map_or(0, |held| held.bytes())
+    }
+
+    /// Keeps a PUSH that may give way, at the cost of others. All together, `bytes` grows to `bytes_max` at most, of which
+    /// `held_max` are for such PUSHes. `None`: even then there is no room for it.
+    pub fn hold(&mut self, frame: &mut Framed<'_>, place: Option<u64>, bytes_max: usize, held_max: usize) -> Option<Displaced> {
+        let firm = self.firm_bytes();
+        if firm + frame.len() > bytes_max {
+            return None;
+        }
+        let held = self.held.get_or_insert_default();
+        if held.is_empty() {
+            held.ahead = firm;
+        }
+        let displaced = held.put(frame.shared().clone(), place, held_max.min(bytes_max - firm));
+        self.bytes = firm + held.bytes();
+        Some(displaced)
+    }
+
+    /// Moves what is held into the queue, a chunk's worth at a time, once all that was in front of it has left. What came later
+    /// than the first of it gets its turn in between.
+    fn release_some(&mut self) {
+        let Some(held) = self.held.as_mut().filter(|held| !held.is_empty()) else { return };
+        if self.mid_frame || (held.ahead > 0 && !self.full.is_empty()) {
+            return;
+        }
+        let (later, tail) = if self.full.is_empty() {
+            // The tail, which fits into a chunk, goes in front: most of the time one chunk takes all.
+            (VecDeque::new(), Vec::new())
+        } else {
+            (std::mem::take(&mut self.full), std::mem::take(&mut self.tail))
+        };
+        self.release(CHUNK_BYTES_MAX.saturating_sub(self.tail.len()).max(1));
+        if !later.is_empty() {
+            self.rotate();
+            self.full.extend(later);
+            self.tail = tail;
+        }
+    }
+
+    /// Moves the oldest of what is held to the end of the queue: frames while they begin within `bytes_max`.
+    fn release(&mut self, bytes_max: usize) {
+        let mut released = 0;
+        while released < bytes_max
+            && let Some(frame) = self.held.as_mut().and_then(|held| held.take())
+        {
+            released += frame.len();
+            if frame.len() >= SHARE_BYTES_MIN {
+                self.append_large(&frame);
+            } else {
+                self.append_small(&frame);
+            }
+        }
+        if let Some(held) = &mut self.held {
+            held.ahead = released + 1;
+        }
+    }
+
+    /// Moves all that is held into the queue, because a frame comes that must stay behind it.
+    pub fn settle(&mut self) {
+        self.release(usize::MAX);
     }
 
     fn rotate(&mut self) {
@@ -86,6 +203,7 @@ impl Outbound {
         if self.in_flight_since.is_some() {
             return None;
         }
+        self.release_some();
         let part = match self.full.pop_front() {
             Some(part) => part,
             None if self.tail.is_empty() => return None,
@@ -100,6 +218,9 @@ impl Outbound {
     pub fn sent(&mut self, chunk: Chunk, pool: &mut Pool) {
         self.in_flight_since = None;
         self.bytes -= chunk.as_slice().len();
+        if let Some(held) = &mut self.held {
+            held.ahead = held.ahead.saturating_sub(chunk.as_slice().len());
+        }
         if let Chunk::Owned(buffer) = chunk {
             if self.tail.capacity() == 0 && self.bytes > 0 {
                 self.tail = Pool::cleared(buffer);
@@ -115,7 +236,8 @@ impl Outbound {
             Some(last) if self.mid_frame => last + 1,
             Some(_) | None => 0,
         };
-        let waiting = self.full.drain(rest_of_frame..).map(|part| part.chunk.as_slice().len()).sum::<usize>() + self.tail.len();
+        let queued = self.full.drain(rest_of_frame..).map(|part| part.chunk.as_slice().len()).sum::<usize>();
+        let waiting = queued + self.tail.len() + self.held.take().map_or(0, |held| held.bytes());
         self.tail.clear();
         self.bytes -= waiting;
         waiting
@@ -154,90 +276,4 @@ impl Pool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn drain(outbound: &mut Outbound, pool: &mut Pool) -> (Vec<u8>, usize) {
-        let (mut bytes, mut chunks) = (Vec::new(), 0);
-        while let Some(chunk) = outbound.next(Tick(1)) {
-            assert!(outbound.next(Tick(1)).is_none(), "one chunk in flight at a time");
-            bytes.extend_from_slice(chunk.as_slice());
-            chunks += 1;
-            outbound.sent(chunk, pool);
-        }
-        (bytes, chunks)
-    }
-
-    #[test]
-    fn small_frames_leave_as_one_chunk_and_in_order() {
-        let mut pool = Pool::default();
-        let mut outbound = Outbound::new(&mut pool);
-        for byte in 0..100u8 {
-            outbound.push(&mut Framed::new(&[byte; 30]));
-        }
-        let (bytes, chunks) = drain(&mut outbound, &mut pool);
-        assert_eq!((bytes.len(), chunks), (3_000, 1));
-        assert!(bytes.chunks(30).enumerate().all(|(at, frame)| frame.iter().all(|byte| usize::from(*byte) == at)));
-        assert!(outbound.is_empty());
-    }
-
-    #[test]
-    fn large_frames_are_shared_and_keep_their_place() {
-        let mut pool = Pool::default();
-        let (mut a, mut b) = (Outbound::new(&mut pool), Outbound::new(&mut pool));
-        let large = vec![7; SHARE_BYTES_MIN];
-        let mut framed = Framed::new(&large);
-        for outbound in [&mut a, &mut b] {
-            outbound.push(&mut Framed::new(b"before"));
-            outbound.push(&mut framed);
-            outbound.push(&mut Framed::new(b"after"));
-        }
-        let expected = [b"before".as_slice(), &large, b"after"].concat();
-        for outbound in [&mut a, &mut b] {
-            assert_eq!(drain(outbound, &mut pool), (expected.clone(), 3));
-        }
-    }
-
-    #[test]
-    fn a_chunk_stays_bounded() {
-        let mut pool = Pool::default();
-        for frame in [vec![0; 1_000], vec![0; 1_000_000]] {
-            let mut outbound = Outbound::new(&mut pool);
-            for _ in 0..1_000_000 / frame.len() {
-                outbound.push(&mut Framed::new(&frame));
-            }
-            while let Some(chunk) = outbound.next(Tick(1)) {
-                assert!(chunk.as_slice().len() <= CHUNK_BYTES_MAX);
-                outbound.sent(chunk, &mut pool);
-            }
-            assert!(outbound.is_empty());
-        }
-    }
-
-    #[test]
-    fn what_waits_is_dropped_but_for_the_rest_of_the_frame_in_flight() {
-        let mut pool = Pool::default();
-        let mut outbound = Outbound::new(&mut pool);
-        let large = vec![1; 3 * CHUNK_BYTES_MAX];
-        for _ in 0..2 {
-            outbound.push(&mut Framed::new(&large));
-        }
-        let first = outbound.next(Tick(1)).expect("there is something");
-        assert_eq!(outbound.drop_waiting(), large.len());
-        outbound.push(&mut Framed::new(b"the last word"));
-        outbound.sent(first, &mut pool);
-        let (bytes, _) = drain(&mut outbound, &mut pool);
-        assert_eq!(bytes, [&large[CHUNK_BYTES_MAX..], b"the last word"].concat());
-    }
-
-    #[test]
-    fn buffers_are_used_again() {
-        let mut pool = Pool::default();
-        let mut outbound = Outbound::new(&mut pool);
-        outbound.push(&mut Framed::new(b"once"));
-        let (_, _) = drain(&mut outbound, &mut pool);
-        outbound.retire(&mut pool);
-        assert_eq!(pool.0.len(), 1);
-        assert!(Outbound::new(&mut pool).tail.capacity() >= 4);
-    }
-}
+mod tests;

@@ -4,18 +4,19 @@
 //! |---|---|---|
 //! | the connection's budget | dropped, counted, told in SEND_OK | up to twice the budget; then SLOW_CONSUMER |
 //! | the shard's budget | dropped, counted, told in SEND_OK | SLOW_CONSUMER for who holds more than an equal share |
+//! | either, and the PUSH may give way | the oldest such, or the one it replaces, is dropped and counted | – |
 //! | a chunk in flight past the write deadline | SLOW_CONSUMER | SLOW_CONSUMER |
 #![forbid(unsafe_code)]
 
 use super::{
     Shard,
     connections::{NONE, Phase},
-    outbound::{Framed, Outbound},
+    outbound::{Framed, Outbound, Pressure},
 };
 use crate::{
     ids::ConnId,
     io::{Chunk, Tick},
-    limits::{ANSWERS_BYTES_MIN, UNWATCHED_BYTES_MAX},
+    limits::{ANSWERS_BYTES_MIN, HELD_PUSHES_SHARE, UNWATCHED_BYTES_MAX},
     wire::{ErrorCode, Frame, encode},
 };
 
@@ -24,6 +25,9 @@ impl Shard {
     pub(super) fn push(&mut self, slot: u32, frame: &mut Framed<'_>) -> bool {
         let queued = match self.connections.at(slot).outbound {
             NONE => 0,
+            index if frame.pressure() != Pressure::DropNewest && self.outbounds[index as usize].is_pressed() => {
+                return self.hold_push(slot, frame);
+            }
             index => self.outbounds[index as usize].bytes,
         };
         if queued + frame.len() > self.settings.limits.outbound_bytes_per_connection {
@@ -36,6 +40,32 @@ impl Shard {
         }
         self.append(slot, frame);
         self.stats.pushes.add(1);
+        true
+    }
+
+    /// Keeps a PUSH that may give way beside the queue of a connection that does not keep up.
+    fn hold_push(&mut self, slot: u32, frame: &mut Framed<'_>) -> bool {
+        let place = frame.place(&self.keyed);
+        let connection = self.connections.at(slot);
+        let conn = ConnId { slot, generation: connection.generation };
+        let outbound = &mut self.outbounds[connection.outbound as usize];
+        let limits = &self.settings.limits;
+        let own_max = limits.outbound_bytes_per_connection;
+        let others = self.outbound_bytes - outbound.bytes;
+        let shard_max = limits.outbound_bytes_per_shard.saturating_sub(others);
+        let Some(displaced) = outbound.hold(frame, place, own_max.min(shard_max), own_max / HELD_PUSHES_SHARE) else {
+            let full = if shard_max < own_max { &self.stats.dropped_shard_full } else { &self.stats.dropped_connection_full };
+            full.add(1);
+            return false;
+        };
+        self.outbound_bytes = others + outbound.bytes;
+        let since = outbound.in_flight_since;
+        self.stats.dropped_oldest.add(displaced.oldest);
+        self.stats.dropped_replaced.add(displaced.replaced);
+        self.stats.pushes.add(1);
+        if let Some(since) = since {
+            self.watch(conn, since);
+        }
         true
     }
 
@@ -63,6 +93,11 @@ impl Shard {
 
     /// Queues a frame, whatever waits already.
     pub(super) fn append_frame(&mut self, slot: u32, frame: &Frame<'_>) {
+        let connection = self.connections.at(slot);
+        // No PUSH of a group comes behind its LEAVE_OK, and none at all behind the last frame.
+        if connection.outbound != NONE && (connection.phase.is_ending() || matches!(frame, Frame::LeaveOk(_))) {
+            self.outbounds[connection.outbound as usize].settle();
+        }
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         encode(frame, &mut scratch);

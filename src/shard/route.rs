@@ -7,7 +7,7 @@ use super::{
     devices::Place,
     groups::Joined,
     message::{Batch, Item, Receipt, Tally},
-    outbound::Framed,
+    outbound::{Framed, Pressure},
     reader::{Mode, Reader},
 };
 use crate::{
@@ -33,15 +33,16 @@ impl Shard {
             ..PushRef::default()
         };
         encode(&Frame::Push(push), &mut scratch);
+        let mut frame = Framed::of_class(&scratch, Pressure::of(send.class));
         match target {
             Target::User(client) => {
                 self.stats.sends_user.add(1);
-                self.send_to_user(client, &scratch, receipt);
+                self.send_to_user(client, &mut frame, receipt);
             }
             Target::Group(group) => {
                 self.stats.sends_group.add(1);
                 let except = (!send.include_sender).then_some((self.settings.id, conn));
-                self.send_to_group(group, &scratch, except, receipt);
+                self.send_to_group(group, &mut frame, except, receipt);
             }
         }
         // An answer that was written meanwhile used a scratch of its own; the larger one is kept.
@@ -50,27 +51,33 @@ impl Shard {
         }
     }
 
-    fn send_to_user(&mut self, client: &str, frame: &[u8], receipt: Option<Receipt>) {
+    fn send_to_user(&mut self, client: &str, frame: &mut Framed<'_>, receipt: Option<Receipt>) {
         let hash = self.keyed.name(client);
         let home = self.home(hash);
         if self.is_me(home) {
-            let tally = self.deliver(hash, client, &mut Framed::new(frame));
+            let tally = self.deliver(hash, client, frame);
             self.report(receipt, tally);
         } else if !self.outbox.put(home, |batch| {
-            let (client, frame) = (batch.put(client.as_bytes()), batch.put(frame));
-            Item::Deliver { client, frame, hash, receipt }
+            let (client, pressure, frame) = (batch.put(client.as_bytes()), frame.pressure(), batch.put(frame.bytes()));
+            Item::Deliver { client, frame, pressure, hash, receipt }
         }) {
             self.dropped_on_mesh(receipt);
         }
     }
 
-    fn send_to_group(&mut self, group: &str, frame: &[u8], except: Option<(ShardId, ConnId)>, receipt: Option<Receipt>) {
+    fn send_to_group(
+        &mut self,
+        group: &str,
+        frame: &mut Framed<'_>,
+        except: Option<(ShardId, ConnId)>,
+        receipt: Option<Receipt>,
+    ) {
         let home = self.home(self.keyed.name(group));
         if self.is_me(home) {
             self.publish(group, frame, except, receipt);
         } else if !self.outbox.put(home, |batch| {
-            let (group, frame) = (batch.put(group.as_bytes()), batch.put(frame));
-            Item::Publish { group, frame, except, receipt }
+            let (group, pressure, frame) = (batch.put(group.as_bytes()), frame.pressure(), batch.put(frame.bytes()));
+            Item::Publish { group, frame, pressure, except, receipt }
         }) {
             self.dropped_on_mesh(receipt);
         }
@@ -100,7 +107,7 @@ impl Shard {
     }
 
     /// Sends a message of a group that is at home here to all shards that have members.
-    fn publish(&mut self, group: &str, frame: &[u8], except: Option<(ShardId, ConnId)>, receipt: Option<Receipt>) {
+    fn publish(&mut self, group: &str, frame: &mut Framed<'_>, except: Option<(ShardId, ConnId)>, receipt: Option<Receipt>) {
         let shards = self.home_groups.shards(group).to_vec();
         let count = match receipt {
             Some(receipt) if shards.is_empty() => {
@@ -122,8 +129,8 @@ impl Shard {
                 let tally = self.fan_out(group, frame, except);
                 self.counted(count, tally);
             } else if !self.outbox.put(shard, |batch| {
-                let (group, frame) = (batch.put(group.as_bytes()), batch.put(frame));
-                Item::Fanout { group, frame, except, count }
+                let (group, pressure, frame) = (batch.put(group.as_bytes()), frame.pressure(), batch.put(frame.bytes()));
+                Item::Fanout { group, frame, pressure, except, count }
             }) {
                 self.stats.dropped_mesh_full.add(1);
                 self.counted(count, Tally { reached: 0, dropped: 1 });
@@ -132,19 +139,18 @@ impl Shard {
     }
 
     /// Queues a PUSH on all members on this shard.
-    fn fan_out(&mut self, group: &str, frame: &[u8], except: Option<ConnId>) -> Tally {
+    fn fan_out(&mut self, group: &str, frame: &mut Framed<'_>, except: Option<ConnId>) -> Tally {
         let mut tally = Tally::default();
         // Without a standing subscription this was sent under an earlier one, and nobody here has had JOIN_OK since.
         let subscribed = self.local_groups.find(group).filter(|index| self.local_groups.is_subscribed(*index));
         let Some(index) = subscribed else { return tally };
         let members = self.local_groups.take_members(index);
         let except = except.filter(|conn| self.connections.get(*conn).is_some()).map_or(NONE, |conn| conn.slot);
-        let mut framed = Framed::new(frame);
         for &slot in &members {
             if slot == except {
                 continue;
             }
-            if self.push(slot, &mut framed) {
+            if self.push(slot, frame) {
                 tally.reached += 1;
             } else {
                 tally.dropped += 1;
@@ -315,15 +321,18 @@ impl Shard {
     /// Takes one item of another shard's batch.
     pub(super) fn handle_item(&mut self, from: ShardId, batch: &Batch, item: Item) {
         match item {
-            Item::Deliver { client, frame, hash, receipt } => {
-                let tally = self.deliver(hash, batch.name(client), &mut Framed::new(batch.bytes(frame)));
+            Item::Deliver { client, frame, pressure, hash, receipt } => {
+                let mut frame = Framed::of_class(batch.bytes(frame), pressure);
+                let tally = self.deliver(hash, batch.name(client), &mut frame);
                 self.report(receipt, tally);
             }
-            Item::Publish { group, frame, except, receipt } => {
-                self.publish(batch.name(group), batch.bytes(frame), except, receipt);
+            Item::Publish { group, frame, pressure, except, receipt } => {
+                let mut frame = Framed::of_class(batch.bytes(frame), pressure);
+                self.publish(batch.name(group), &mut frame, except, receipt);
             }
-            Item::Fanout { group, frame, except, count } => {
-                let tally = self.fan_out(batch.name(group), batch.bytes(frame), except);
+            Item::Fanout { group, frame, pressure, except, count } => {
+                let mut frame = Framed::of_class(batch.bytes(frame), pressure);
+                let tally = self.fan_out(batch.name(group), &mut frame, except);
                 if let Some(count) = count {
                     self.outbox.put_vital(from, |_| Item::Counted { count, tally });
                 }

@@ -4,6 +4,7 @@
 mod durable;
 mod limits;
 mod liveness;
+mod pressure;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
