@@ -2,11 +2,13 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    cell::RefCell,
     fs::File,
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpListener},
     os::fd::OwnedFd,
     process::ExitCode,
+    rc::Rc,
     sync::{Arc, mpsc},
     thread::JoinHandle,
     time::{SystemTime, UNIX_EPOCH},
@@ -29,7 +31,16 @@ use crate::{
     reactor::{self, Clock, Envelope, Kind, Peers, Setup, socket},
     session::{DeviceClass, HeartbeatRules, Rate, Rules},
     shard::{Control, GoawayRules, Limits, Message, Settings, Shard, Timeouts},
+    stats::StoreStats,
+    store::{
+        self, Retention,
+        thread::{Posted, Travel},
+    },
 };
+
+/// How much is kept.
+const RETENTION: Retention =
+    Retention { age_ms: 7 * 86_400_000, messages: 1_000_000, bytes: 1 << 30, dedup_ms: 86_400_000, dedup_messages: 2_000_000 };
 
 /// What a shard's thread needs.
 struct Seat {
@@ -57,10 +68,14 @@ pub fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let rules = Arc::new(rules(&config)?);
     let hash_key = random_key()?;
     let (address, listeners) = listen(&config, shards)?;
-    // One port more than shards: the control thread's.
+    // Two ports more than shards: the store's, and the control thread's.
     let batches = (2 * RING_BATCHES_MAX / usize::from(shards)).clamp(RING_BATCHES_MIN, RING_BATCHES_MAX);
-    let mut ports = mesh(shards + 1, batches).context("no descriptors left for the bells between shards")?;
-    let control_port = ports.pop().expect("the mesh has a port for the control thread");
+    let mut ports = mesh(shards + 2, batches).context("no descriptors left for the bells between shards")?;
+    let control_port = Rc::new(RefCell::new(ports.pop().expect("the mesh has a port for the control thread")));
+    let store_port = ports.pop().expect("the mesh has a port for the store");
+    let store_id = store_port.id();
+    let store_stats = Arc::new(StoreStats::default());
+    let store = start_store(&config, store_port, Arc::clone(&store_stats))?;
     let peers = Peers::new(shards);
     let stats: Vec<Stats> = (0..shards).map(|_| Stats::default()).collect();
     let seats = ports.into_iter().zip(listeners).zip(&stats).enumerate().map(|(index, ((port, listener), stats))| {
@@ -90,12 +105,13 @@ pub fn serve(config: Config) -> anyhow::Result<ExitCode> {
     );
     // Nobody may be reading; `println!` would panic.
     let _ = writeln!(io::stdout(), "weir: listening on {address}");
-    let mut control_port = control_port;
+    let tell_port = Rc::clone(&control_port);
     let drain_ms = config.timeouts.drain_ms;
     let result = control::run(control::Control {
         metrics: config.metrics,
         node: config.node.clone(),
         stats,
+        store: store_stats,
         ended,
         tell: Box::new(move |order| {
             let message = match order {
@@ -104,9 +120,9 @@ pub fn serve(config: Config) -> anyhow::Result<ExitCode> {
             };
             for shard in (0..shards).map(ShardId) {
                 // Full only when the shard takes nothing any more; then its own deadline ends it.
-                let _ = control_port.post(shard, Envelope::Message(Message::Control(message)));
+                let _ = tell_port.borrow_mut().post(shard, Envelope::Message(Message::Control(message)));
             }
-            control_port.publish();
+            tell_port.borrow_mut().publish();
         }),
         drain_ms,
     })?;
@@ -115,8 +131,34 @@ pub fn serve(config: Config) -> anyhow::Result<ExitCode> {
         for thread in threads {
             let _ = thread.join();
         }
+        // Nobody asks any more: what came before is committed first.
+        let mut port = control_port.borrow_mut();
+        let _ = port.post(store_id, Envelope::Message(Message::Control(Control::Stop)));
+        port.publish();
+        let _ = store.join();
     }
     Ok(result)
+}
+
+/// How requests to the store travel in the mesh.
+const TRAVEL: Travel<Envelope<Message>> = Travel {
+    wrap: |batch| Envelope::Message(Message::Store(batch)),
+    unwrap: |envelope| match envelope {
+        Envelope::Message(Message::Store(batch)) => Posted::Batch(batch),
+        Envelope::Message(Message::Control(Control::Stop)) => Posted::Stop,
+        Envelope::Message(Message::Control(Control::Drain { .. }) | Message::Batch(_) | Message::Arrival(_))
+        | Envelope::Adopt { .. } => Posted::Other,
+    },
+};
+
+/// Opens the log, and starts its thread.
+fn start_store(config: &Config, port: Port<Envelope<Message>>, stats: Arc<StoreStats>) -> anyhow::Result<JoinHandle<()>> {
+    if config.data == "memory" {
+        log::info!("messages are kept in memory only: a restart loses them (--data DIR keeps them)");
+    }
+    let log = store::Memory::new(RETENTION);
+    let run = move || store::thread::run(port, log, TRAVEL, &stats);
+    std::thread::Builder::new().name("store".to_owned()).spawn(run).context("cannot start a thread")
 }
 
 /// Starts the shards' threads, and lets them run once all reactors are built.

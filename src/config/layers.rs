@@ -99,6 +99,10 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, ConfigEr
         loaded.config.listen.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
         loaded.sources.insert("listen", Source::DeveloperDefault);
     }
+    if loaded.config.dev && loaded.source("data") == Source::Default {
+        loaded.config.data = "memory".to_owned();
+        loaded.sources.insert("data", Source::DeveloperDefault);
+    }
     Ok(loaded)
 }
 

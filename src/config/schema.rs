@@ -150,6 +150,8 @@ settings! {
         reactor: ReactorChoice = ReactorChoice::Auto, NONE;
         /// Developer mode: LOGIN needs no token, and the gateway listens on loopback only.
         dev: bool = false, NONE;
+        /// Where messages are kept: a directory, or "memory", which a restart empties. Default weir-data, in developer mode memory.
+        data: String = "weir-data".to_owned(), NONE;
         /// Where Prometheus finds the metrics: address and port. Empty: nowhere.
         metrics: Option<SocketAddr> = None, NONE;
         /// What this gateway is called in logs and metrics. Default: the host's name.

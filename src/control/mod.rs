@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     ids::ShardId,
-    stats::{ReactorStats, ShardStats},
+    stats::{ReactorStats, ShardStats, StoreStats},
 };
 
 /// Exit status after a second signal: as if it had not been caught (128 + SIGTERM).
@@ -47,6 +47,7 @@ pub struct Control {
     pub metrics: Option<SocketAddr>,
     pub node: String,
     pub stats: Vec<Stats>,
+    pub store: Arc<StoreStats>,
     /// One message for each shard's thread that ends.
     pub ended: UnboundedReceiver<Ended>,
     /// Tells all shards something.
@@ -68,7 +69,7 @@ pub fn run(control: Control) -> anyhow::Result<ExitCode> {
 async fn serve(mut control: Control) -> anyhow::Result<ExitCode> {
     let mut stop = Stop::new().context("cannot listen for signals")?;
     if let Some(addr) = control.metrics {
-        metrics::listen(addr, control.node.clone(), control.stats.clone()).await?;
+        metrics::listen(addr, control.node.clone(), control.stats.clone(), Arc::clone(&control.store)).await?;
     }
     tokio::select! {
         signal = stop.next() => log::info!("{signal}: stopping within {} ms; a second signal stops at once", control.drain_ms),

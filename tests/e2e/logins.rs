@@ -59,6 +59,7 @@ fn granted(client: &str, alter: impl FnOnce(&mut Grant)) -> String {
         device_class: None,
         join: Vec::new(),
         write: Vec::new(),
+        watch: Vec::new(),
     };
     alter(&mut grant);
     Signer::from_secret(SECRET.as_bytes()).expect("long enough").sign(&grant).expect("a valid grant")
