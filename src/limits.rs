@@ -153,7 +153,7 @@ pub const STORE_POOLED_BYTES_MAX: usize = 512 * 1024;
 /// The largest window of unacknowledged durable messages that a device may ask for.
 pub const WINDOW_MAX: u32 = 32_768;
 /// Pages that one shard asks the store for at a time, for devices that are behind.
-pub const PAGES_IN_FLIGHT_MAX: usize = 32;
+pub const PAGES_IN_FLIGHT_MAX: usize = 16;
 /// What one such page holds at most.
 pub const CATCH_UP_MESSAGES_MAX: u32 = 128;
 pub const CATCH_UP_BYTES_MAX: u32 = 64 * 1024;

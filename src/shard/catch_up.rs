@@ -99,6 +99,16 @@ impl Shard {
         self.local_groups.return_readers(index, readers);
     }
 
+    /// The last word of a reader that goes. Without room for it, the device gets again what it had not saved.
+    pub(super) fn save_last(&mut self, conn: ConnId, place: Place, to: u64) {
+        if self.storage.has_room() {
+            let channel = self.channel_at(conn, place);
+            self.save_cursor(conn, &channel, to);
+        } else {
+            self.stats.cursors_given_up.add(1);
+        }
+    }
+
     /// What is due in this turn. Gives when to come back.
     pub(super) fn advance_catch_up(&mut self) -> Option<Tick> {
         self.tell_owed();
@@ -107,7 +117,9 @@ impl Shard {
         self.ask_for_pages();
         let rest = self.catch_up.resting.front().map(|(at, ..)| *at);
         let save = self.catch_up.saving.front().map(|(at, ..)| *at);
-        rest.into_iter().chain(save).min()
+        let due = rest.into_iter().chain(save).min()?;
+        // The store's next answer makes room, and is a turn of its own.
+        if self.storage.has_room() { Some(due) } else { None }
     }
 
     fn tell_owed(&mut self) {
@@ -122,6 +134,9 @@ impl Shard {
 
     fn ask_again(&mut self) {
         for _ in 0..CURSORS_PER_TURN {
+            if !self.storage.has_room() {
+                return;
+            }
             let Some((conn, place)) = pop_due(&mut self.catch_up.resting, self.now) else { return };
             let mut opens = false;
             self.with_reader(conn, place, |shard, reader| match reader.mode {
@@ -147,6 +162,9 @@ impl Shard {
 
     fn save_due(&mut self) {
         for _ in 0..CURSORS_PER_TURN {
+            if !self.storage.has_room() {
+                return;
+            }
             let Some((conn, place)) = pop_due(&mut self.catch_up.saving, self.now) else { return };
             let unsaved = self.reader(conn, place).and_then(|reader| if reader.is_saving { reader.take_unsaved() } else { None });
             if let Some(to) = unsaved {

@@ -111,7 +111,11 @@ impl Shard {
         let inbox = Reader::opening(cursor, self.next_ticket());
         let index = self.devices.insert(Device::new(inbox, window)) as u32;
         self.connections.at_mut(conn.slot).device = index;
-        self.open(conn, Place::Inbox);
+        if self.storage.has_room() {
+            self.open(conn, Place::Inbox);
+        } else {
+            self.rest(conn, Place::Inbox);
+        }
     }
 
     /// The connection ends: what it acknowledged is saved, and its device forgotten. Its groups are left before.
@@ -122,8 +126,7 @@ impl Shard {
         }
         let mut device = self.devices.remove(index as usize);
         if let Some(to) = device.inbox.take_unsaved() {
-            let channel = self.channel_at(conn, Place::Inbox);
-            self.save_cursor(conn, &channel, to);
+            self.save_last(conn, Place::Inbox, to);
         }
     }
 

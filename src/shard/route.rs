@@ -220,6 +220,9 @@ impl Shard {
             return;
         }
         let takes_part = connection.device != NONE;
+        if takes_part && !self.store_takes(conn, FrameType::Join) {
+            return;
+        }
         let reader = if takes_part { Reader::opening(cursor, self.next_ticket()) } else { Reader::absent() };
         match self.local_groups.join(&group, conn, reader, &mut self.connections) {
             Joined::Now => {
@@ -299,8 +302,7 @@ impl Shard {
         for membership in std::mem::take(&mut extra.groups) {
             let mut left = self.local_groups.leave(membership, &mut self.connections);
             if let Some(to) = left.reader.take_unsaved() {
-                let channel = self.channel_at(conn, Place::Group(membership.group));
-                self.save_cursor(conn, &channel, to);
+                self.save_last(conn, Place::Group(membership.group), to);
             }
             if left.last {
                 self.unsubscribe(membership.group);

@@ -28,13 +28,13 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Whether there is room for what can be refused: a message, a mark, a page of history.
+    /// Whether there is room for what can be refused or put off: a message, a mark, a page of history, opening a place, a cursor.
     pub fn has_room(&self) -> bool {
         self.backlog <= STORE_BACKLOG_BYTES_MAX
     }
 
-    /// Asks the store; `fill` puts the request's bytes into the batch and names them. What is not refused when the backlog is full
-    /// is bounded by the connections and memberships that cause it.
+    /// Asks the store; `fill` puts the request's bytes into the batch and names them. Whoever can wait looks for room first; what
+    /// comes all the same follows from an answer of the store, or ends a membership.
     pub fn ask(&mut self, fill: impl FnOnce(&mut Batch) -> Request) {
         let batch = self.open.get_or_insert_with(|| self.pool.pop().unwrap_or_default());
         let before = batch.weight();

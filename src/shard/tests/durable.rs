@@ -238,8 +238,21 @@ fn a_store_that_stalls_stops_nobody_and_its_backlog_is_bounded() {
         assert!(asked < 1_000, "no bound");
     };
     assert_eq!(refused, [Seen::Refused(ErrorCode::Overloaded)]);
+    // Nor can anything else make it grow: who asks is refused, who must be asked for waits.
+    let backlog = bench.shard.residue().store_bytes;
+    let read = Frame::Read(body::Read { channel: "user/alice".to_owned(), seq: 0 });
+    let sync = Frame::Sync(body::Sync { channel: "group/team".to_owned(), from: 1, limit: 1 });
+    for seen in [bench.join(alice, "team", None), bench.ask(alice, &read), bench.ask(alice, &sync)] {
+        assert_eq!(seen, [Seen::Refused(ErrorCode::Overloaded)]);
+    }
+    let (late, seen) = bench.enroll("late", "phone", 100, None);
+    assert_eq!(seen, [Seen::Frame("LOGIN_OK")]);
+    bench.advance(2 * STORE_RETRY_MS);
+    assert_eq!(bench.shard.residue().store_bytes, backlog);
     bench.store_stalls = false;
     bench.turn();
+    bench.advance(2);
+    assert_eq!(bench.take(late), [cursors(0, 0, 0)]);
     let accepted = bench.take(sender);
     assert_eq!(accepted.len() as u64, asked - 1, "what was not refused is accepted");
     let seen = bench.take(alice);
