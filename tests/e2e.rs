@@ -3,6 +3,12 @@
 
 #[path = "e2e/devices.rs"]
 mod devices;
+#[path = "e2e/durable.rs"]
+mod durable;
+#[path = "e2e/durable_refusals.rs"]
+mod durable_refusals;
+#[path = "e2e/durable_slow.rs"]
+mod durable_slow;
 #[path = "e2e/floods.rs"]
 mod floods;
 #[path = "e2e/groups.rs"]

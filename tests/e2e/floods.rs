@@ -12,7 +12,7 @@ use weir::wire::{ErrorCode, SendRef, body};
 use crate::harness::{Bystanders, Frame, Gateway, Got, LoginFields, PATIENCE, Peer, Reactor, frame_bytes, on_both_reactors};
 
 /// Connects from an address of loopback, with a small receive buffer if asked for.
-fn connect_from(gateway: &Gateway, from: Ipv4Addr, receive_buffer: Option<usize>) -> Peer {
+pub fn connect_from(gateway: &Gateway, from: Ipv4Addr, receive_buffer: Option<usize>) -> Peer {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     if let Some(bytes) = receive_buffer {
         socket.set_recv_buffer_size(bytes).expect("a buffer size");

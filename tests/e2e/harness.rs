@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod bystanders;
+mod follower;
 mod peer;
 
 pub use bystanders::Bystanders;
+pub use follower::Durable;
 pub use peer::{Frame, Got, LoginFields, Peer, frame_bytes, raw_frame};
 
 use std::{

@@ -21,7 +21,7 @@ fn key(name: &str) -> String {
 }
 
 /// A gateway that knows a key of each kind.
-fn with_keys(reactor: Reactor, flags: &[&str]) -> Gateway {
+pub fn with_keys(reactor: Reactor, flags: &[&str]) -> Gateway {
     let folder = tempfile::tempdir().expect("a folder");
     let secret = folder.path().join("secret");
     fs::write(&secret, format!("{SECRET}\n")).expect("a file");
@@ -49,7 +49,7 @@ fn now_s() -> u64 {
 }
 
 /// A token with any times and audience, signed with the gateway's secret.
-fn granted(client: &str, alter: impl FnOnce(&mut Grant)) -> String {
+pub fn granted(client: &str, alter: impl FnOnce(&mut Grant)) -> String {
     let mut grant = Grant {
         client_id: client.to_owned(),
         issued_at_s: None,
@@ -66,7 +66,7 @@ fn granted(client: &str, alter: impl FnOnce(&mut Grant)) -> String {
 }
 
 /// The bystanders have tokens too.
-fn bystanders(gateway: &Gateway) -> Bystanders {
+pub fn bystanders(gateway: &Gateway) -> Bystanders {
     Bystanders::start_as(gateway, |client| {
         LoginFields { client, device: "1", token: &granted(client, |_| {}), ..LoginFields::default() }.frame()
     })
@@ -193,7 +193,7 @@ on_both_reactors! {
         let bystanders = bystanders(&gateway);
         let bound = granted("alice", |grant| grant.device_class = Some("phone".to_owned()));
         let free = granted("alice", |_| {});
-        let fields = |class, token| LoginFields { client: "alice", device: "1", class, token };
+        let fields = |class, token| LoginFields { client: "alice", device: "1", class, token, ..LoginFields::default() };
         for (class, token) in [("", &bound), ("phone", &bound), ("web", &free), ("default", &free), ("", &free)] {
             gateway.connect().log_in(&fields(class, token));
         }

@@ -101,6 +101,8 @@ on_both_reactors! {
             from_device: "phone-1".to_owned(),
             client_msg_id: 41,
             payload: b"\0\xff hi".to_vec(),
+            seq: 0,
+            timestamp: 0,
         };
         assert_eq!(bob.next(), expected);
         bob.send("user/alice", u64::MAX, b"");

@@ -25,6 +25,9 @@ pub enum Got {
         from_device: String,
         client_msg_id: u64,
         payload: Vec<u8>,
+        /// 0, and so is `timestamp`: it is not durable.
+        seq: u64,
+        timestamp: u64,
     },
     JoinOk(String),
     LeaveOk(String),
@@ -55,6 +58,8 @@ impl Got {
                 from_device: push.from_device.to_owned(),
                 client_msg_id: push.client_msg_id,
                 payload: push.payload.to_vec(),
+                seq: push.seq,
+                timestamp: push.timestamp,
             },
             Frame::JoinOk(body) => Got::JoinOk(body.group),
             Frame::LeaveOk(body) => Got::LeaveOk(body.group),
@@ -90,6 +95,9 @@ pub struct LoginFields<'a> {
     pub device: &'a str,
     pub class: &'a str,
     pub token: &'a str,
+    /// 0: no part in durable delivery.
+    pub window: u32,
+    pub cursor: Option<u64>,
 }
 
 impl LoginFields<'_> {
@@ -101,6 +109,8 @@ impl LoginFields<'_> {
             device_class: self.class.to_owned(),
             token: self.token.to_owned(),
             agent: "e2e".to_owned(),
+            window: self.window,
+            cursor: self.cursor,
             ..body::Login::default()
         }))
     }
