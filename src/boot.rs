@@ -304,12 +304,19 @@ fn settings(config: &Config, id: ShardId, shards: u16, slots: u32, hash_key: (u6
                 limit => limit,
             },
             devices_per_client: some_or_max(config.limits.devices_per_client),
+            watches_per_connection: some_or_max(config.limits.watches_per_connection),
+            watches_per_shard: match config.limits.watches_per_shard {
+                0 => u64::MAX,
+                limit => limit,
+            },
+            watchers_per_client: config.limits.watchers_per_client,
         },
         timeouts: Timeouts {
             login_ms: config.timeouts.login_ms,
             frame_ms: config.timeouts.frame_ms,
             write_ms: config.timeouts.write_ms,
             linger_ms: config.timeouts.linger_ms,
+            settle_ms: config.presence.settle_ms,
         },
         goaway: GoawayRules {
             delay_min_ms: config.timeouts.goaway_delay_min_ms,

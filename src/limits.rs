@@ -65,6 +65,15 @@ pub const MEMBERSHIPS_PER_SHARD_DEFAULT: u64 = 1_000_000;
 pub const DEVICES_PER_CLIENT_DEFAULT: u32 = 64;
 /// The default of `limits.groups_per_connection`.
 pub const GROUPS_PER_CONNECTION_DEFAULT: u32 = 256;
+/// The default of `limits.watches_per_connection`.
+pub const WATCHES_PER_CONNECTION_DEFAULT: u32 = 256;
+/// The default of `limits.watches_per_shard`: each costs 50 to 250 B, with the client's part at its home.
+pub const WATCHES_PER_SHARD_DEFAULT: u64 = 1_000_000;
+/// The default of `limits.watchers_per_client`, and the largest that may be configured: each change is told to all of them in one turn.
+pub const WATCHERS_PER_CLIENT_DEFAULT: u32 = 1_000;
+pub const WATCHERS_PER_CLIENT_MAX: u32 = 65_536;
+/// The default of `presence.settle_ms`.
+pub const PRESENCE_SETTLE_MS_DEFAULT: u32 = 2_000;
 /// The largest value of any configured count or size; it leaves room for sums and products in 64 bits.
 pub const COUNT_CEILING: u64 = 1 << 40;
 
@@ -138,6 +147,14 @@ pub const MOVES_AGAIN_MAX: u8 = 3;
 pub const MOVE_AGAIN_MS: u32 = 20;
 /// Messages to groups, with receipts, that may be under way from one home shard at a time.
 pub const GROUP_RECEIPTS_MAX: usize = 65_536;
+/// PRESENCE frames that a shard sends in one turn because of what has settled; the rest waits for the next.
+pub const PRESENCE_PER_TURN: usize = 4096;
+/// Watchers of one client that one entry of a batch names at most.
+pub const WATCHERS_PER_ITEM_MAX: usize = 1024;
+/// A PRESENCE was dropped: after so long it is looked whether there is room to say how things are.
+pub const PRESENCE_AGAIN_MS: u64 = 100;
+/// For so many clients a connection is told that at once.
+pub const PRESENCE_AGAIN_STEP: usize = 16;
 /// Scrapers of metrics served at a time; more wait.
 pub const SCRAPERS_MAX: usize = 16;
 

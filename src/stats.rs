@@ -123,6 +123,8 @@ numbers! {
         Gauge sessions: "Connections that are logged in.";
         Gauge clients: "Clients with at least one session.";
         Gauge group_members: "Memberships of sessions in groups.";
+        Gauge watches: "Clients that sessions of this shard watch, counted once for each session.";
+        Gauge watched_clients: "Clients at home on this shard that somebody watches.";
         Gauge outbound_bytes: "Bytes queued for or in flight to clients.";
         Gauge inbound_bytes: "Bytes of frames that are not complete yet.";
         Gauge mesh_backlog_bytes: "Bytes that wait for room in the rings to other shards.";
@@ -144,6 +146,11 @@ numbers! {
         Counter dropped_oldest: "PUSH frames of TRANSIENT_NEWEST and TRANSIENT_LATEST dropped while they waited, for a later one.";
         Counter dropped_replaced: "PUSH frames of TRANSIENT_LATEST replaced while they waited, by a later one of the same channel and key.";
         Counter dropped_mesh_full: "Messages dropped because the backlog to another shard was full.";
+        Counter presence_changes: "Devices of watched clients that came, went or changed, and whose watchers were told.";
+        Counter presence_suppressed: "Changes of presence that were overtaken or undone before they settled, and never told.";
+        Counter presence_pushes: "PRESENCE frames queued on a connection.";
+        Counter presence_again: "Answers to WATCH given again, because PRESENCE frames had been dropped.";
+        Counter dropped_presence: "PRESENCE frames dropped because a budget or the way to another shard was full; how things are is told later.";
         Counter probes: "PING frames sent to connections that were silent for too long.";
         Counter hung_up: "Connections that the peer ended.";
         Counter broken: "Connections that failed (reset, timed out).";

@@ -10,7 +10,9 @@ use crate::limits::{
     COUNT_CEILING, DEVICES_PER_CLIENT_DEFAULT, FRAMES_PER_SECOND_DEFAULT, GROUPS_PER_CONNECTION_DEFAULT,
     HEARTBEAT_INTERVAL_MAX_MS_DEFAULT, HEARTBEAT_INTERVAL_MIN_MS_DEFAULT, HEARTBEAT_INTERVAL_MS_DEFAULT,
     HEARTBEAT_INTERVAL_MS_MIN, LOGIN_BODY_BYTES_MAX, LOGINS_PER_SECOND_PER_SHARD_DEFAULT, MEMBERSHIPS_PER_SHARD_DEFAULT,
-    OUTBOUND_BYTES_PER_CONNECTION_DEFAULT, OUTBOUND_BYTES_PER_SHARD_DEFAULT, SHARDS_MAX, TIME_MS_MAX, TIMER_TICK_MS,
+    OUTBOUND_BYTES_PER_CONNECTION_DEFAULT, OUTBOUND_BYTES_PER_SHARD_DEFAULT, PRESENCE_SETTLE_MS_DEFAULT, SHARDS_MAX, TIME_MS_MAX,
+    TIMER_TICK_MS, WATCHERS_PER_CLIENT_DEFAULT, WATCHERS_PER_CLIENT_MAX, WATCHES_PER_CONNECTION_DEFAULT,
+    WATCHES_PER_SHARD_DEFAULT,
 };
 
 /// One setting: its names, and how to read and write it.
@@ -60,6 +62,7 @@ pub static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(|| {
     Heartbeat::describe(&mut all);
     Timeouts::describe(&mut all);
     Limits::describe(&mut all);
+    Presence::describe(&mut all);
     Goaway::describe(&mut all);
     // In TOML a table ends the top level.
     let classes = all.iter().position(|setting| setting.key == "device_classes").expect("it is a field of Config");
@@ -168,6 +171,8 @@ settings! {
             timeouts: Timeouts,
             /// How much anybody may use.
             limits: Limits,
+            /// What watchers learn of clients.
+            presence: Presence,
             /// What clients are told when the gateway stops.
             goaway: Goaway,
         }
@@ -265,6 +270,25 @@ settings! {
         memberships_per_shard: u64 = MEMBERSHIPS_PER_SHARD_DEFAULT, limit("no limit");
         /// Devices that one client may have connected at a time. 0: no limit.
         devices_per_client: u32 = DEVICES_PER_CLIENT_DEFAULT, limit_u32("no limit");
+        /// Clients that one connection may watch at a time. 0: no limit.
+        watches_per_connection: u32 = WATCHES_PER_CONNECTION_DEFAULT, limit_u32("no limit");
+        /// Clients that the sessions of one shard may watch, all together. 0: no limit.
+        watches_per_shard: u64 = WATCHES_PER_SHARD_DEFAULT, limit("no limit");
+        /// Connections that may watch one client at a time.
+        watchers_per_client: u32 = WATCHERS_PER_CLIENT_DEFAULT, Bounds {
+            min: 1,
+            max: WATCHERS_PER_CLIENT_MAX as u64,
+            zero: None,
+            why: "each change of a client is told to all who watch it, in one go",
+        };
+    }
+}
+
+settings! {
+    /// What watchers learn of clients.
+    Presence as "presence." at |config| config.presence => {
+        /// How long a device must have come, gone or changed before watchers are told, in milliseconds.
+        settle_ms: u32 = PRESENCE_SETTLE_MS_DEFAULT, DELAY;
     }
 }
 

@@ -1,11 +1,12 @@
 //! The table of a shard's connections, indexed by the slots that the reactor gives out.
 #![forbid(unsafe_code)]
 
-use super::{Arrival, groups::Membership};
+use super::{Arrival, groups::Membership, watching::Watching};
 use crate::{
     ids::ConnId,
     io::Tick,
     session::{Identity, Names, Rights, Session},
+    wire::body::Presence,
 };
 
 /// Index that stands for none.
@@ -52,6 +53,14 @@ pub struct Extra {
     /// What goes home with the connection, in `Phase::Homing`.
     pub arrival: Option<Box<Arrival>>,
     pub groups: Vec<Membership>,
+    /// Null if it watches nobody.
+    pub watching: Option<Box<Watching>>,
+}
+
+impl Extra {
+    fn is_empty(&self) -> bool {
+        self.partial.is_empty() && self.arrival.is_none() && self.groups.is_empty() && self.watching.is_none()
+    }
 }
 
 /// One connection.
@@ -70,6 +79,8 @@ pub struct Connection {
     pub unfinished: bool,
     /// The peer ended its direction: there is nothing to linger for.
     pub peer_done: bool,
+    /// As the client said by STATE.
+    pub background: bool,
     /// When bytes last came, or the connection itself, in milliseconds of the shared clock, modulo 2^32.
     pub heard_ms: u32,
     /// The next connection of the same client.
@@ -100,6 +111,7 @@ impl Connection {
             watched: false,
             unfinished: false,
             peer_done: false,
+            background: false,
             heard_ms: 0,
             next_device: NONE,
             outbound: NONE,
@@ -122,6 +134,11 @@ impl Connection {
         self.session = Some(session);
     }
 
+    /// What watchers are told of a session.
+    pub fn presence(&self) -> Presence {
+        if self.background { Presence::Background } else { Presence::Foreground }
+    }
+
     /// The rare part, made if need be.
     pub fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
@@ -129,8 +146,7 @@ impl Connection {
 
     /// Drops the rare part if nothing is in it.
     pub fn trim(&mut self) {
-        if self.extra.as_ref().is_some_and(|extra| extra.partial.is_empty() && extra.arrival.is_none() && extra.groups.is_empty())
-        {
+        if self.extra.as_ref().is_some_and(|extra| extra.is_empty()) {
             self.extra = None;
         }
     }

@@ -6,7 +6,7 @@ use crate::{
     ids::ConnId,
     limits::{HELD_BYTES_MAX, LOGIN_BODY_BYTES_MAX},
     session::{Action, Refusal, check_first_frame},
-    wire::{Decoded, ErrorCode, Frame, FrameType, decode},
+    wire::{Decoded, ErrorCode, Frame, decode},
 };
 
 /// Whether the bytes behind a frame are still this connection's to read.
@@ -215,9 +215,9 @@ impl Shard {
             Action::Sync(sync) => self.sync(conn, &sync),
             Action::Join { group, cursor } => self.join(conn, group, cursor),
             Action::Leave { group } => self.leave(conn, group),
-            Action::State { .. } | Action::Watch(_) | Action::Unwatch(_) => {
-                self.refuse(conn, Refusal::answer(ErrorCode::StoreUnavailable, FrameType::Send, "this gateway keeps no log"));
-            }
+            Action::State { background } => self.set_state(conn, background),
+            Action::Watch(watch) => self.watch_clients(conn, &watch.clients),
+            Action::Unwatch(unwatch) => self.unwatch_clients(conn, &unwatch.clients),
         }
     }
 }

@@ -14,7 +14,10 @@ use crate::{
     io::Output,
     limits::{MOVE_AGAIN_MS, MOVES_AGAIN_MAX},
     session::{Identity, Refusal},
-    wire::{ErrorCode, Frame, body},
+    wire::{
+        ErrorCode, Frame,
+        body::{self, Presence},
+    },
 };
 
 impl Shard {
@@ -171,7 +174,9 @@ impl Shard {
         if was_active {
             self.leave_all(conn);
             self.discharge(conn);
+            self.unwatch_all(conn);
             self.directory.remove(conn.slot, &mut self.connections);
+            self.presence_changed(conn.slot, Presence::Offline);
             self.stats.sessions.sub(1);
         }
         self.connections.at_mut(conn.slot).extra = None;

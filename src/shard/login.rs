@@ -8,7 +8,10 @@ use super::{
 use crate::{
     ids::ConnId,
     session::{Identity, Policy, Rate, Refusal, Session, Verdict, check_login},
-    wire::{ErrorCode, Frame, body},
+    wire::{
+        ErrorCode, Frame,
+        body::{self, Presence},
+    },
 };
 
 impl Shard {
@@ -111,6 +114,7 @@ impl Shard {
         connection.identify(identity, epoch, session);
         connection.phase = Phase::Active;
         self.directory.insert(conn.slot, &mut self.connections);
+        self.presence_changed(conn.slot, Presence::Foreground);
         self.set_timer(conn.slot, silence_ms);
         self.stats.logins.add(1);
         self.stats.sessions.add(1);

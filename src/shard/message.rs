@@ -107,6 +107,14 @@ pub enum Item {
     Follow { group: Span, frame: Span, seq: u64 },
     /// From the group's home to a shard that missed some: the newest message of the group.
     Tail { group: Span, seq: u64 },
+    /// To the client's home: a connection watches it, or asks again. Answered by `Presence` or `NotWatched`.
+    Watch { client: Span, hash: u64, conn: ConnId, ticket: u32 },
+    /// Back from the client's home: it has as many watchers as it may.
+    NotWatched { client: Span, hash: u64, conn: ConnId, ticket: u32 },
+    /// To the client's home: the connection does not watch it any more.
+    Unwatch { client: Span, hash: u64, conn: ConnId },
+    /// From the client's home to a shard with watchers: a PRESENCE. `conns` are theirs, eight bytes each.
+    Presence { client: Span, hash: u64, frame: Span, conns: Span },
     /// To the address's home: one more connection. Answered by `Admitted`.
     Arrived { address: u64, conn: ConnId },
     /// Back from the address's home.
@@ -138,6 +146,12 @@ impl Batch {
     /// The name in a span of this batch.
     pub fn name(&self, span: Span) -> &str {
         std::str::from_utf8(self.bytes(span)).expect("names are put in as text")
+    }
+
+    /// The connections in a span of this batch.
+    pub fn conns(&self, span: Span) -> impl Iterator<Item = ConnId> + '_ {
+        let (ids, _) = self.bytes(span).as_chunks();
+        ids.iter().map(|id| ConnId::from_bits(u64::from_le_bytes(*id)))
     }
 
     /// What it takes up, roughly.

@@ -21,6 +21,7 @@ mod login;
 mod message;
 mod outbound;
 mod outbox;
+mod presence;
 mod queue;
 mod reader;
 mod residue;
@@ -29,6 +30,8 @@ mod storage;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod watched;
+mod watching;
 
 pub use message::{Arrival, Batch, Control, Message};
 pub use residue::Residue;
@@ -56,6 +59,8 @@ use outbound::{Outbound, Pool};
 use outbox::Outbox;
 use storage::Storage;
 use timers::Wheel;
+use watched::Watched;
+use watching::Watchers;
 
 /// Bounds of one shard. 0 means no limit where it says so.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +77,11 @@ pub struct Limits {
     /// Sum of the members of all groups.
     pub memberships_per_shard: u64,
     pub devices_per_client: u32,
+    pub watches_per_connection: u32,
+    /// Sum of the clients that all connections watch.
+    pub watches_per_shard: u64,
+    /// Connections, of all shards, that watch one client.
+    pub watchers_per_client: u32,
 }
 
 /// Deadlines, in milliseconds.
@@ -85,6 +95,8 @@ pub struct Timeouts {
     pub write_ms: u32,
     /// From our last byte to the peer's end.
     pub linger_ms: u32,
+    /// So long a change of presence lasts before watchers are told.
+    pub settle_ms: u32,
 }
 
 /// What GOAWAY tells.
@@ -120,6 +132,10 @@ pub struct Shard {
     addresses: Addresses,
     local_groups: LocalGroups,
     home_groups: HomeGroups,
+    /// Clients at home here that somebody watches.
+    watched: Watched,
+    /// Connections here that watch somebody.
+    watchers: Watchers,
     devices: Slab<Device>,
     catch_up: CatchUp,
     wheel: Wheel,
@@ -158,6 +174,8 @@ impl Shard {
             addresses: Addresses::default(),
             local_groups: LocalGroups::new(keyed),
             home_groups: HomeGroups::new(keyed),
+            watched: Watched::default(),
+            watchers: Watchers::default(),
             devices: Slab::new(),
             catch_up: CatchUp::default(),
             wheel: Wheel::new(),
@@ -209,6 +227,8 @@ impl Shard {
         self.stats.connections.set(u64::from(self.connections.count()));
         self.stats.clients.set(self.directory.clients() as u64);
         self.stats.group_members.set(self.local_groups.memberships());
+        self.stats.watches.set(self.watchers.watches);
+        self.stats.watched_clients.set(self.watched.len() as u64);
         self.stats.outbound_bytes.set(self.outbound_bytes as u64);
         self.stats.inbound_bytes.set(self.inbound_bytes as u64);
         self.stats.mesh_backlog_bytes.set(self.outbox.backlog() as u64);
@@ -281,10 +301,12 @@ impl Machine for Shard {
         self.end_stalled();
         self.end_unfinished();
         let catch_up_at = self.advance_catch_up();
+        let presence_at = self.advance_presence();
+        let watchers_at = self.advance_watchers();
         let drain_at = self.advance_drain();
         let slow_at = self.slow.front().map(|(at, _)| *at);
         let unfinished_at = self.unfinished.front().map(|(at, _)| *at);
-        [self.wheel.next(), slow_at, unfinished_at, catch_up_at, drain_at].into_iter().flatten().min()
+        [self.wheel.next(), slow_at, unfinished_at, catch_up_at, presence_at, watchers_at, drain_at].into_iter().flatten().min()
     }
 
     fn poll_output(&mut self) -> Option<Output<Message>> {

@@ -13,6 +13,12 @@ pub struct Residue {
     pub local_groups: usize,
     pub memberships: usize,
     pub home_groups: usize,
+    /// Clients that connections here watch.
+    pub watches: usize,
+    /// Clients at home here that somebody watches, their devices, and what they are still to be told.
+    pub watched_clients: usize,
+    /// Connections that are to be told again how those are whom they watch. Entries of dead connections go by time.
+    pub owed: usize,
     /// Messages whose receivers are being counted.
     pub counts: usize,
     pub timers: usize,
@@ -44,6 +50,9 @@ impl Shard {
             local_groups: self.local_groups.len(),
             memberships: self.local_groups.memberships() as usize,
             home_groups: self.home_groups.len(),
+            watches: self.watchers.watches as usize,
+            watched_clients: self.watched.len() + self.watched.held(),
+            owed: self.watchers.in_line(),
             counts: self.home_groups.counts(),
             timers: self.wheel.len(),
             outbounds: self.outbounds.len(),

@@ -358,6 +358,14 @@ impl Shard {
             | Item::NotAccepted { .. }
             | Item::Follow { .. }
             | Item::Tail { .. }) => self.handle_durable_item(from, batch, item),
+            Item::Watch { client, hash, conn, ticket } => self.enter_watcher(from, conn, hash, batch.name(client), ticket),
+            Item::NotWatched { client, hash, conn, ticket } => self.not_watched(conn, hash, batch.name(client), ticket),
+            Item::Unwatch { client, hash, conn } => self.remove_watcher(from, conn, hash, batch.name(client)),
+            Item::Presence { client, hash, frame, conns } => {
+                for conn in batch.conns(conns) {
+                    self.deliver_presence(conn, hash, batch.name(client), &mut Framed::new(batch.bytes(frame)));
+                }
+            }
             Item::Arrived { address, conn } => self.handle_address_arrived(from, address, conn),
             Item::Admitted { address, conn, granted } => self.handle_admitted(conn, address, granted),
             Item::Left { address } => self.handle_address_left(address),

@@ -1,9 +1,11 @@
 //! A shard under a clock of its own: what goes in is said frame by frame, what comes out is decoded.
 #![forbid(unsafe_code)]
 
+mod cluster;
 mod durable;
 mod limits;
 mod liveness;
+mod presence;
 mod pressure;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -75,8 +77,11 @@ pub(super) fn settings() -> Settings {
             groups_per_connection: 10,
             memberships_per_shard: 1_000,
             devices_per_client: 100,
+            watches_per_connection: 10,
+            watches_per_shard: 1_000,
+            watchers_per_client: 10,
         },
-        timeouts: Timeouts { login_ms: 5_000, frame_ms: 30_000, write_ms: 10_000, linger_ms: 2_000 },
+        timeouts: Timeouts { login_ms: 5_000, frame_ms: 30_000, write_ms: 10_000, linger_ms: 2_000, settle_ms: 2_000 },
         goaway: GoawayRules { delay_min_ms: 0, delay_max_ms: 1_000, alternatives: Vec::new() },
     }
 }

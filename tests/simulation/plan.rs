@@ -71,6 +71,9 @@ impl Plan {
             inbound_bytes_per_shard: 64 * 1024 * 1024,
             memberships_per_shard: 1_000_000,
             devices_per_client: 64,
+            watches_per_connection: 256,
+            watches_per_shard: 1_000_000,
+            watchers_per_client: 1_000,
             groups_per_connection: if rng.chance(30) { 2 } else { 256 },
         };
         let interval_ms = rng.range(1_000, 3_000) as u32;
@@ -79,7 +82,13 @@ impl Plan {
             ring: if rng.chance(70) { rng.range(1, 4) as usize } else { 64 },
             slots: if crowded { rng.range(4, 16) as usize } else { 64 },
             limits,
-            timeouts: Timeouts { login_ms: rng.range(4_000, 6_000) as u32, frame_ms: 60_000, write_ms: 5_000, linger_ms: 1_500 },
+            timeouts: Timeouts {
+                login_ms: rng.range(4_000, 6_000) as u32,
+                frame_ms: 60_000,
+                write_ms: 5_000,
+                linger_ms: 1_500,
+                settle_ms: 500,
+            },
             heartbeat: HeartbeatRules {
                 interval_ms,
                 interval_min_ms: 500,

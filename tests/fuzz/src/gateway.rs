@@ -358,8 +358,11 @@ fn settings(id: u16, shards: u16, limited: &Limited) -> Settings {
             groups_per_connection: u32::from(limited.groups),
             memberships_per_shard: 1_000,
             devices_per_client: 8,
+            watches_per_connection: 8,
+            watches_per_shard: 1_000,
+            watchers_per_client: 4,
         },
-        timeouts: Timeouts { login_ms: 5_000, frame_ms: 30_000, write_ms: 10_000, linger_ms: 2_000 },
+        timeouts: Timeouts { login_ms: 5_000, frame_ms: 30_000, write_ms: 10_000, linger_ms: 2_000, settle_ms: 2_000 },
         goaway: GoawayRules { delay_min_ms: 0, delay_max_ms: 1_000, alternatives: Vec::new() },
     }
 }
