@@ -147,6 +147,11 @@ pub const MOVES_AGAIN_MAX: u8 = 3;
 pub const MOVE_AGAIN_MS: u32 = 20;
 /// Messages to groups, with receipts, that may be under way from one home shard at a time.
 pub const GROUP_RECEIPTS_MAX: usize = 65_536;
+/// A change of the number of a group's members is told to its home, and by it to the other shards, after so long: once for all that
+/// change meanwhile.
+pub const MEMBERS_SETTLE_MS: u64 = 500;
+/// Groups whose numbers are told in one turn.
+pub const MEMBERS_PER_TURN: usize = 1024;
 /// PRESENCE frames that a shard sends in one turn because of what has settled; the rest waits for the next.
 pub const PRESENCE_PER_TURN: usize = 4096;
 /// Watchers of one client that one entry of a batch names at most.

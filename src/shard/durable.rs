@@ -236,7 +236,7 @@ impl Shard {
 
     /// To all shards with members of a group that is at home here.
     fn publish_durable(&mut self, group: &str, seq: u64, frame: &[u8]) {
-        for shard in self.home_groups.shards(group).to_vec() {
+        for shard in self.home_groups.shards(group) {
             if self.is_me(shard) {
                 self.fan_out_durable(group, seq, frame);
             } else if !self.outbox.put(shard, |batch| Item::Follow {

@@ -10,6 +10,7 @@ use slab::Slab;
 use super::{
     connections::Connections,
     hash::Keyed,
+    members::{Headcount, Shares},
     message::{Receipt, Tally},
     reader::{Mode, Reader},
 };
@@ -38,6 +39,7 @@ pub struct LocalGroup {
     pending: Option<Vec<ConnId>>,
     /// Tells answers to an earlier subscription apart.
     ticket: u32,
+    count: Headcount,
 }
 
 /// What joining came to.
@@ -130,6 +132,7 @@ impl LocalGroups {
             group.readers.push(reader);
         }
         group.members.push(conn.slot);
+        group.count.here += 1;
         self.memberships += 1;
         connections.at_mut(conn.slot).extra().groups.push(Membership { group: index, position });
         match (&mut group.pending, found) {
@@ -145,20 +148,28 @@ impl LocalGroups {
         let hash = self.keyed.name(name);
         let ticket = self.next_ticket;
         self.next_ticket = self.next_ticket.wrapping_add(1);
-        let group =
-            LocalGroup { name: name.into(), hash, members: Vec::new(), readers: Vec::new(), pending: Some(Vec::new()), ticket };
+        let group = LocalGroup {
+            name: name.into(),
+            hash,
+            members: Vec::new(),
+            readers: Vec::new(),
+            pending: Some(Vec::new()),
+            ticket,
+            count: Headcount::first(),
+        };
         let index = self.groups.insert(group) as u32;
         self.by_name.insert_unique(hash, index, |other| self.groups[*other as usize].hash);
         index
     }
 
-    /// The home has entered this shard. Gives the connections whose JOIN can be answered now.
-    pub fn subscribed(&mut self, name: &str, ticket: u32) -> Vec<ConnId> {
+    /// The home has entered this shard, and knows of so many members elsewhere. Gives the connections whose JOIN can be answered now.
+    pub fn subscribed(&mut self, name: &str, ticket: u32, elsewhere: u32) -> Vec<ConnId> {
         let Some(index) = self.find(name) else { return Vec::new() };
         let group = &mut self.groups[index as usize];
         if group.ticket != ticket {
             return Vec::new();
         }
+        group.count.elsewhere = elsewhere;
         group.pending.take().unwrap_or_default()
     }
 
@@ -174,6 +185,7 @@ impl LocalGroups {
         let group = &mut self.groups[membership.group as usize];
         let position = membership.position as usize;
         let slot = group.members.swap_remove(position);
+        group.count.here -= 1;
         let reader = if group.readers.is_empty() { Reader::absent() } else { group.readers.swap_remove(position) };
         self.memberships -= 1;
         let mut unanswered = 0;
@@ -199,6 +211,22 @@ impl LocalGroups {
         removed.name
     }
 
+    /// How many members the group has, as far as is known here.
+    pub fn members(&self, group: u32) -> u32 {
+        self.groups[group as usize].count.members()
+    }
+
+    /// What is known of their number, and the group's ticket.
+    pub fn count_mut(&mut self, group: u32) -> (&mut Headcount, u32) {
+        let group = &mut self.groups[group as usize];
+        (&mut group.count, group.ticket)
+    }
+
+    /// Whether the group with this index is still the one with this ticket.
+    pub fn is_open(&self, group: u32, ticket: u32) -> bool {
+        self.groups.get(group as usize).is_some_and(|group| group.ticket == ticket)
+    }
+
     /// How many groups have members here.
     pub fn len(&self) -> usize {
         self.groups.len()
@@ -222,7 +250,7 @@ struct Count {
 #[derive(Debug)]
 pub struct HomeGroups {
     /// Shards with members, by group.
-    by_name: HashTable<(Box<str>, Vec<ShardId>)>,
+    by_name: HashTable<(Box<str>, Shares)>,
     keyed: Keyed,
     counts: Slab<Count>,
 }
@@ -233,22 +261,19 @@ impl HomeGroups {
         HomeGroups { by_name: HashTable::new(), keyed, counts: Slab::new() }
     }
 
-    /// Enters a shard that has members now.
-    pub fn subscribe(&mut self, name: &str, shard: ShardId) {
+    /// Enters a shard that has members now. Gives how many there are on others.
+    pub fn subscribe(&mut self, name: &str, shard: ShardId) -> u32 {
         let hash = self.keyed.name(name);
         let keyed = self.keyed;
         let entry = self.by_name.entry(hash, |(other, _)| **other == *name, |(other, _)| keyed.name(other));
-        let mut entry = entry.or_insert_with(|| (name.into(), Vec::new()));
-        let shards = &mut entry.get_mut().1;
-        if !shards.contains(&shard) {
-            shards.push(shard);
-        }
+        let mut entry = entry.or_insert_with(|| (name.into(), Shares::default()));
+        entry.get_mut().1.enter(shard)
     }
 
     /// Takes a shard out that has no members any more.
     pub fn unsubscribe(&mut self, name: &str, shard: ShardId) {
         if let Ok(mut entry) = self.by_name.find_entry(self.keyed.name(name), |(other, _)| **other == *name) {
-            entry.get_mut().1.retain(|other| *other != shard);
+            entry.get_mut().1.remove(shard);
             if entry.get().1.is_empty() {
                 entry.remove();
             }
@@ -256,8 +281,15 @@ impl HomeGroups {
     }
 
     /// The shards with members.
-    pub fn shards(&self, name: &str) -> &[ShardId] {
-        self.by_name.find(self.keyed.name(name), |(other, _)| **other == *name).map_or(&[], |(_, shards)| shards)
+    pub fn shards(&self, name: &str) -> Vec<ShardId> {
+        let found = self.by_name.find(self.keyed.name(name), |(other, _)| **other == *name);
+        found.map_or_else(Vec::new, |(_, shares)| shares.shards().collect())
+    }
+
+    /// How many members each of them has.
+    pub fn shares_mut(&mut self, name: &str) -> Option<&mut Shares> {
+        let found = self.by_name.find_mut(self.keyed.name(name), |(other, _)| **other == *name);
+        found.map(|(_, shares)| shares)
     }
 
     /// How many groups have members anywhere.

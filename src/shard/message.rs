@@ -91,12 +91,16 @@ pub enum Item {
     Reached { conn: ConnId, client_msg_id: u64, tally: Tally },
     /// To the sender's shard: too many messages are being counted; this one was not sent.
     NotCounted { conn: ConnId, client_msg_id: u64 },
-    /// To the group's home: this shard has members now.
+    /// To the group's home: this shard has a member now.
     Subscribe { group: Span, ticket: u32 },
-    /// Back from the group's home: messages published from now on will come.
-    Subscribed { group: Span, ticket: u32 },
+    /// Back from the group's home: messages published from now on will come. So many members are on other shards.
+    Subscribed { group: Span, ticket: u32, elsewhere: u32 },
     /// To the group's home: no members here any more.
     Unsubscribe { group: Span },
+    /// To the group's home: this shard has so many members now.
+    Members { group: Span, members: u32 },
+    /// From the group's home to a shard with members: so many are on other shards now.
+    Elsewhere { group: Span, members: u32 },
     /// To the channel's home: keep it. Answered by `Accepted` or `NotAccepted`.
     Append { channel: Span, from_client: Span, from_device: Span, payload: Span, client_msg_id: u64, conn: ConnId },
     /// To the sender's shard.

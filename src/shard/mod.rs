@@ -18,6 +18,7 @@ mod held;
 mod inbound;
 mod lifecycle;
 mod login;
+mod members;
 mod message;
 mod outbound;
 mod outbox;
@@ -55,6 +56,7 @@ use directory::Directory;
 use drain::Drain;
 use groups::{HomeGroups, LocalGroups};
 use hash::{Keyed, home};
+use members::Recounts;
 use outbound::{Outbound, Pool};
 use outbox::Outbox;
 use storage::Storage;
@@ -132,6 +134,7 @@ pub struct Shard {
     addresses: Addresses,
     local_groups: LocalGroups,
     home_groups: HomeGroups,
+    recounts: Recounts,
     /// Clients at home here that somebody watches.
     watched: Watched,
     /// Connections here that watch somebody.
@@ -174,6 +177,7 @@ impl Shard {
             addresses: Addresses::default(),
             local_groups: LocalGroups::new(keyed),
             home_groups: HomeGroups::new(keyed),
+            recounts: Recounts::default(),
             watched: Watched::default(),
             watchers: Watchers::default(),
             devices: Slab::new(),
@@ -301,12 +305,16 @@ impl Machine for Shard {
         self.end_stalled();
         self.end_unfinished();
         let catch_up_at = self.advance_catch_up();
+        let members_at = self.advance_members();
         let presence_at = self.advance_presence();
         let watchers_at = self.advance_watchers();
         let drain_at = self.advance_drain();
         let slow_at = self.slow.front().map(|(at, _)| *at);
         let unfinished_at = self.unfinished.front().map(|(at, _)| *at);
-        [self.wheel.next(), slow_at, unfinished_at, catch_up_at, presence_at, watchers_at, drain_at].into_iter().flatten().min()
+        [self.wheel.next(), slow_at, unfinished_at, catch_up_at, members_at, presence_at, watchers_at, drain_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn poll_output(&mut self) -> Option<Output<Message>> {

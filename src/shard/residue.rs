@@ -13,6 +13,8 @@ pub struct Residue {
     pub local_groups: usize,
     pub memberships: usize,
     pub home_groups: usize,
+    /// Groups whose members are to be counted again. Entries of those that are gone go by time.
+    pub recounts: usize,
     /// Clients that connections here watch.
     pub watches: usize,
     /// Clients at home here that somebody watches, their devices, and what they are still to be told.
@@ -50,6 +52,7 @@ impl Shard {
             local_groups: self.local_groups.len(),
             memberships: self.local_groups.memberships() as usize,
             home_groups: self.home_groups.len(),
+            recounts: self.recounts.len(),
             watches: self.watchers.watches as usize,
             watched_clients: self.watched.len() + self.watched.held(),
             owed: self.watchers.in_line(),

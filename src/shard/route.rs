@@ -108,7 +108,7 @@ impl Shard {
 
     /// Sends a message of a group that is at home here to all shards that have members.
     fn publish(&mut self, group: &str, frame: &mut Framed<'_>, except: Option<(ShardId, ConnId)>, receipt: Option<Receipt>) {
-        let shards = self.home_groups.shards(group).to_vec();
+        let shards = self.home_groups.shards(group);
         let count = match receipt {
             Some(receipt) if shards.is_empty() => {
                 self.report(Some(receipt), Tally::default());
@@ -232,6 +232,9 @@ impl Shard {
             Joined::Later => {}
             Joined::Subscribe { ticket } => self.subscribe(&group, ticket),
         }
+        if let Some(index) = self.local_groups.find(&group) {
+            self.recount(index);
+        }
     }
 
     /// Messages of the group come: JOIN_OK, as soon as it is known where the device stands in the group's log.
@@ -250,22 +253,24 @@ impl Shard {
 
     /// JOIN_OK.
     pub(super) fn answer_join(&mut self, conn: ConnId, group: u32) {
+        let members = self.local_groups.members(group);
         let group = self.local_groups.name(group).to_owned();
-        self.answer(conn, &Frame::JoinOk(body::JoinOk { group, members: 0 }));
+        self.answer(conn, &Frame::JoinOk(body::JoinOk { group, members }));
     }
 
     fn subscribe(&mut self, group: &str, ticket: u32) {
         let home = self.home(self.keyed.name(group));
         if self.is_me(home) {
-            self.home_groups.subscribe(group, home);
-            self.subscribed(group, ticket);
+            let elsewhere = self.home_groups.subscribe(group, home);
+            self.recount_home(group);
+            self.subscribed(group, ticket, elsewhere);
         } else {
             self.outbox.put_vital(home, |batch| Item::Subscribe { group: batch.put(group.as_bytes()), ticket });
         }
     }
 
-    fn subscribed(&mut self, group: &str, ticket: u32) {
-        for conn in self.local_groups.subscribed(group, ticket) {
+    fn subscribed(&mut self, group: &str, ticket: u32, elsewhere: u32) {
+        for conn in self.local_groups.subscribed(group, ticket, elsewhere) {
             if let Some(index) = self.local_groups.find(group) {
                 self.joined(conn, index);
             }
@@ -279,9 +284,12 @@ impl Shard {
             && let Some(at) = extra.groups.iter().position(|membership| membership.group == index)
         {
             let membership = extra.groups.swap_remove(at);
+            let members = self.local_groups.members(index);
             let left = self.local_groups.leave(membership, &mut self.connections);
             if left.last {
                 self.unsubscribe(index);
+            } else {
+                self.recount(index);
             }
             self.connections.at_mut(conn.slot).trim();
             self.release(conn, &left.reader);
@@ -290,7 +298,7 @@ impl Shard {
             }
             // Every JOIN has its answer, and before that of the LEAVE behind it; that no message came between them is allowed.
             for _ in 0..left.unanswered + usize::from(left.reader.joins_due) {
-                self.answer(conn, &Frame::JoinOk(body::JoinOk { group: group.clone(), members: 0 }));
+                self.answer(conn, &Frame::JoinOk(body::JoinOk { group: group.clone(), members }));
             }
         }
         self.answer(conn, &Frame::LeaveOk(body::LeaveOk { group }));
@@ -306,6 +314,8 @@ impl Shard {
             }
             if left.last {
                 self.unsubscribe(membership.group);
+            } else {
+                self.recount(membership.group);
             }
         }
     }
@@ -315,6 +325,7 @@ impl Shard {
         let home = self.home(self.keyed.name(&group));
         if self.is_me(home) {
             self.home_groups.unsubscribe(&group, home);
+            self.recount_home(&group);
         } else {
             self.outbox.put_vital(home, |batch| Item::Unsubscribe { group: batch.put(group.as_bytes()) });
         }
@@ -348,11 +359,17 @@ impl Shard {
             }
             Item::Subscribe { group, ticket } => {
                 let group = batch.name(group);
-                self.home_groups.subscribe(group, from);
-                self.outbox.put_vital(from, |back| Item::Subscribed { group: back.put(group.as_bytes()), ticket });
+                let elsewhere = self.home_groups.subscribe(group, from);
+                self.recount_home(group);
+                self.outbox.put_vital(from, |back| Item::Subscribed { group: back.put(group.as_bytes()), ticket, elsewhere });
             }
-            Item::Subscribed { group, ticket } => self.subscribed(batch.name(group), ticket),
-            Item::Unsubscribe { group } => self.home_groups.unsubscribe(batch.name(group), from),
+            Item::Subscribed { group, ticket, elsewhere } => self.subscribed(batch.name(group), ticket, elsewhere),
+            Item::Unsubscribe { group } => {
+                self.home_groups.unsubscribe(batch.name(group), from);
+                self.recount_home(batch.name(group));
+            }
+            Item::Members { group, members } => self.set_members(batch.name(group), from, members),
+            Item::Elsewhere { group, members } => self.set_elsewhere(batch.name(group), members),
             item @ (Item::Append { .. }
             | Item::Accepted { .. }
             | Item::NotAccepted { .. }

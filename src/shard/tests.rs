@@ -5,6 +5,7 @@ mod cluster;
 mod durable;
 mod limits;
 mod liveness;
+mod members;
 mod presence;
 mod pressure;
 

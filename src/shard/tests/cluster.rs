@@ -67,22 +67,45 @@ impl Cluster {
         (0..).map(|number| format!("{start}{number}")).find(|name| self.home(name) == home).expect("each shard has its share")
     }
 
+    /// Many sessions of different clients, which log in within one turn.
+    pub fn login_many(&mut self, clients: impl Iterator<Item = String>) -> Vec<At> {
+        let sessions: Vec<At> = clients.map(|client| self.begin_login(&client, "")).collect();
+        self.settle();
+        for at in &sessions {
+            assert_eq!(self.take(*at), [Saw::Other("LOGIN_OK")]);
+        }
+        sessions
+    }
+
     pub fn login(&mut self, client: &str, device: &str) -> At {
+        let at = self.begin_login(client, device);
+        self.settle();
+        assert_eq!(self.take(at), [Saw::Other("LOGIN_OK")]);
+        at
+    }
+
+    fn begin_login(&mut self, client: &str, device: &str) -> At {
         let home = self.home(client);
         let node = &mut self.nodes[home];
         let conn = ConnId { slot: node.slots, generation: 1 };
         node.slots += 1;
         node.shard.handle(self.now, Input::Accepted { conn, peer: [10, 0, 0, 1].into() });
         let login = body::Login { client_id: client.to_owned(), device_id: device.to_owned(), ..body::Login::default() };
-        assert_eq!(self.ask((home, conn), &Frame::Login(login)), [Saw::Other("LOGIN_OK")]);
+        self.say((home, conn), &Frame::Login(login));
         (home, conn)
+    }
+
+    /// Says something, without a turn.
+    pub fn say(&mut self, (node, conn): At, frame: &Frame<'_>) {
+        let mut bytes = Vec::new();
+        encode(frame, &mut bytes);
+        self.nodes[node].shard.handle(self.now, Input::Received { conn, bytes: &bytes });
     }
 
     /// Says something, and gives what the peer saw since it was last asked.
     pub fn ask(&mut self, at: At, frame: &Frame<'_>) -> Vec<Saw> {
-        let mut bytes = Vec::new();
-        encode(frame, &mut bytes);
-        self.input(at.0, Input::Received { conn: at.1, bytes: &bytes });
+        self.say(at, frame);
+        self.settle();
         self.take(at)
     }
 
