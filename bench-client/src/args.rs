@@ -97,6 +97,9 @@ pub(crate) struct ConnectArgs {
     /// answers (see --connecting). The result tells the rate reached. By default as fast as they are taken.
     #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate)]
     pub(crate) max_rate: Option<f64>,
+    /// Log in with this window for durable messages; 0 takes no part in their delivery.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub(crate) receive_window: u32,
     #[command(flatten)]
     pub(crate) unused: Unused,
 }
@@ -111,12 +114,42 @@ pub(crate) struct Unused {
     pub(crate) depth: u32,
 }
 
+/// How clients take durable messages.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ReceivingArgs {
+    /// Durable messages that may be on their way to a client without a RECEIVED: the window that it logs in with.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) receive_window: u32,
+    /// A client sends RECEIVED after so many messages of a channel …
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) ack_every: u32,
+    /// … and at the latest so long after one came.
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_duration)]
+    pub(crate) ack_after: Duration,
+}
+
+/// Durable messages in scenarios that can do without.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DurableArgs {
+    /// Messages are durable: each must be accepted, and delivered once, in the order of its channel. The closed loop then
+    /// bounds the messages of each sender that are not accepted.
+    #[arg(long)]
+    pub(crate) durable: bool,
+    /// Clients whose connection ends early come back, and send again what was not accepted.
+    #[arg(long, requires = "durable")]
+    pub(crate) reconnect: bool,
+    #[command(flatten)]
+    pub(crate) receiving: ReceivingArgs,
+}
+
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RouteArgs {
     #[command(flatten)]
     pub(crate) common: Common,
     #[command(flatten)]
     pub(crate) payload: Payload,
+    #[command(flatten)]
+    pub(crate) durable: DurableArgs,
     /// Clients.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=4_000_000))]
     pub(crate) connections: u32,
@@ -144,6 +177,8 @@ pub(crate) struct FanoutArgs {
     pub(crate) common: Common,
     #[command(flatten)]
     pub(crate) payload: Payload,
+    #[command(flatten)]
+    pub(crate) durable: DurableArgs,
     /// Clients, dealt out to the groups. By default 1,000 for each group.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_000_000), conflicts_with = "members")]
     pub(crate) connections: Option<u32>,

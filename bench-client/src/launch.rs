@@ -18,7 +18,8 @@ use weir::{
 };
 
 use crate::{
-    args::{Common, ConnectArgs, FanoutArgs, Pattern, ReactorArg, RouteArgs},
+    args::{Common, ConnectArgs, DurableArgs, FanoutArgs, Pattern, Payload, ReactorArg, ReceivingArgs, RouteArgs},
+    durable::Receiving,
     plan::{self, Plan},
     report::{Load, Report},
     run::{self, RunConfig},
@@ -29,6 +30,7 @@ use crate::{
         route::{Peers, Route, RouteConfig},
     },
     signals::Signals,
+    stall::Owed,
     table,
     token::Credentials,
 };
@@ -60,6 +62,8 @@ struct Wanted {
     active: u32,
     payload_bytes: usize,
     connect_rate: Option<f64>,
+    receiving: Option<Receiving>,
+    returns: bool,
 }
 
 /// Runs `connect`. Gives the exit code.
@@ -72,9 +76,11 @@ pub(crate) fn connect(args: &ConnectArgs) -> Result<u8, Failure> {
         active: 0,
         payload_bytes: args.unused.payload.bytes,
         connect_rate: args.max_rate,
+        receiving: window(args.receive_window),
+        returns: false,
     };
     let (plan, kind) = plan_for(&args.common, wanted)?;
-    let config = RunConfig { goes_on_without_all: true, deliveries_per_message: 0, ..run_config("connect", kind, &args.common) };
+    let config = RunConfig { goes_on_without_all: true, owed: Owed::default(), ..run_config("connect", kind, &args.common) };
     let load = Load { max_connects_per_s: args.max_rate, ..Load::default() };
     finish(&args.common, measure(plan, &config, load, &ConnectBooks, &block_signals()?, |_, _| Connect)?)
 }
@@ -101,20 +107,20 @@ pub(crate) fn route_report(args: &RouteArgs, signals: &Signals) -> Result<Report
     if active > args.connections {
         return Err(Failure::Usage(format!("--active {active} is more than --connections {}", args.connections)));
     }
-    let wanted = Wanted { connections: args.connections, active, payload_bytes: args.payload.bytes, connect_rate: None };
+    let wanted = wanted(args.connections, active, &args.payload, &args.durable);
     let (plan, kind) = plan_for(&args.common, wanted)?;
     let (peers, pattern) = match args.pattern {
         Pattern::Pairs => (Peers::Pairs, "pairs"),
         Pattern::Random => (Peers::random(args.peers, active, args.common.seed), "random"),
     };
-    let route = Arc::new(RouteConfig { peers, depth: args.depth, rate: args.rate });
+    let route = Arc::new(RouteConfig { peers, depth: args.depth, rate: args.rate, is_durable: args.durable.durable });
     let load = Load {
         pattern: Some(pattern),
         depth: args.rate.is_none().then_some(args.depth),
         planned_rate_per_s: args.rate,
         ..Load::default()
     };
-    let config = run_config("route", kind, &args.common);
+    let config = with_answers(run_config("route", kind, &args.common), &args.durable);
     measure(plan, &config, load, &*route, signals, |plan, worker| Route::new(Arc::clone(&route), plan, worker))
 }
 
@@ -130,11 +136,15 @@ pub(crate) fn fanout_report(args: &FanoutArgs, signals: &Signals) -> Result<Repo
             args.groups, args.publishers
         )));
     }
-    let wanted =
-        Wanted { connections, active: args.groups * args.publishers, payload_bytes: args.payload.bytes, connect_rate: None };
+    let wanted = wanted(connections, args.groups * args.publishers, &args.payload, &args.durable);
     let (plan, kind) = plan_for(&args.common, wanted)?;
-    let fanout =
-        Arc::new(FanoutConfig { groups: args.groups, publishers: args.publishers, window: args.window, rate: args.rate });
+    let fanout = Arc::new(FanoutConfig {
+        groups: args.groups,
+        publishers: args.publishers,
+        window: args.window,
+        rate: args.rate,
+        is_durable: args.durable.durable,
+    });
     let load = Load {
         window: args.rate.is_none().then_some(args.window),
         planned_rate_per_s: args.rate,
@@ -142,7 +152,8 @@ pub(crate) fn fanout_report(args: &FanoutArgs, signals: &Signals) -> Result<Repo
         publishers: Some(args.publishers),
         ..Load::default()
     };
-    let config = RunConfig { deliveries_per_message: members.into(), ..run_config("fanout", kind, &args.common) };
+    let mut config = with_answers(run_config("fanout", kind, &args.common), &args.durable);
+    config.owed.deliveries_per_message = members.into();
     measure(plan, &config, load, &*fanout, signals, |plan, worker| Fanout::new(Arc::clone(&fanout), plan, worker))
 }
 
@@ -158,9 +169,41 @@ fn run_config(scenario: &'static str, kind: Kind, common: &Common) -> RunConfig 
         duration: common.duration,
         drain: common.drain,
         server_pid: common.server_pid,
-        deliveries_per_message: 1,
+        owed: Owed { deliveries_per_message: 1, ..Owed::default() },
+        ends_when_done: false,
         goes_on_without_all: false,
     }
+}
+
+/// A run that sends messages, durable or not.
+fn wanted(connections: u32, active: u32, payload: &Payload, durable: &DurableArgs) -> Wanted {
+    Wanted {
+        connections,
+        active,
+        payload_bytes: payload.bytes,
+        connect_rate: None,
+        receiving: durable.durable.then(|| receiving(&durable.receiving)),
+        returns: durable.reconnect,
+    }
+}
+
+fn with_answers(mut config: RunConfig, durable: &DurableArgs) -> RunConfig {
+    config.owed.answers = durable.durable;
+    config
+}
+
+fn receiving(args: &ReceivingArgs) -> Receiving {
+    Receiving {
+        window: args.receive_window,
+        // More than the window never come without a RECEIVED.
+        ack_every: args.ack_every.min(args.receive_window),
+        ack_after_us: args.ack_after.as_micros() as u64,
+    }
+}
+
+/// A window for clients that acknowledge nothing but what earlier runs left.
+fn window(window: u32) -> Option<Receiving> {
+    (window > 0).then_some(Receiving { window, ack_every: 1, ack_after_us: 0 })
 }
 
 fn measure<S: Scenario + 'static>(
@@ -171,8 +214,9 @@ fn measure<S: Scenario + 'static>(
     signals: &Signals,
     scenario: impl Fn(&Plan, u32) -> S,
 ) -> Result<Report, Failure> {
-    let finished = run::run(plan.clone(), config, books, signals, scenario)?;
-    Ok(Report::new(&plan, config, load, &finished))
+    let finished = run::run(plan.clone(), config, signals, scenario)?;
+    let settled = books.settle(&plan, &finished.ledgers);
+    Ok(Report::new(&plan, config, load, &finished, &settled))
 }
 
 /// Prints and writes a result. Gives the exit code.
@@ -204,7 +248,9 @@ fn plan_for(common: &Common, wanted: Wanted) -> Result<(Plan, Kind), Failure> {
     });
     let plan = Plan {
         target,
+        first_client: 0,
         connections: wanted.connections,
+        clients: wanted.connections,
         active: wanted.active,
         workers: workers.min(wanted.connections),
         prefix: common.client_prefix.clone(),
@@ -215,6 +261,8 @@ fn plan_for(common: &Common, wanted: Wanted) -> Result<(Plan, Kind), Failure> {
         connect_rate: wanted.connect_rate,
         connecting: common.connecting,
         first_source,
+        receiving: wanted.receiving,
+        returns: wanted.returns,
     };
     Ok((plan, kind))
 }

@@ -3,6 +3,7 @@
 
 mod args;
 mod demo;
+mod durable;
 mod fleet;
 mod launch;
 mod measure;

@@ -32,6 +32,11 @@ impl Percentiles {
         let at = |quantile| histogram.value_at_quantile(quantile).min(histogram.max());
         Percentiles { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: histogram.max() }
     }
+
+    /// `None` if nothing was recorded.
+    pub(crate) fn of_any(histogram: &Histogram<u64>) -> Option<Percentiles> {
+        (!histogram.is_empty()).then(|| Percentiles::of(histogram))
+    }
 }
 
 /// CPU time that a process had used when it was looked at.

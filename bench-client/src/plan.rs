@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-use crate::token::Credentials;
+use crate::{durable::Receiving, token::Credentials, verify::Destination};
 
 /// The most connections that one source address takes on loopback: the gateway admits 10,000 per address by default.
 pub(crate) const CONNECTIONS_PER_SOURCE: u32 = 8_000;
@@ -17,10 +17,14 @@ pub(crate) const DESCRIPTORS_SPARE: u64 = 500;
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) target: SocketAddr,
+    /// The clients are those from here on: other phases of the run have the ones before.
+    pub(crate) first_client: u32,
     pub(crate) connections: u32,
     /// The first so many clients send; the rest stay logged in and idle.
     pub(crate) active: u32,
     pub(crate) workers: u32,
+    /// Clients of all phases of the run.
+    pub(crate) clients: u32,
     /// Clients are called by this and their index.
     pub(crate) prefix: String,
     pub(crate) credentials: Credentials,
@@ -34,25 +38,29 @@ pub(crate) struct Plan {
     pub(crate) connecting: u32,
     /// The first local address to connect from; `None` leaves the choice to the kernel.
     pub(crate) first_source: Option<Ipv4Addr>,
+    /// How clients take durable messages; `None`: they take no part in durable delivery.
+    pub(crate) receiving: Option<Receiving>,
+    /// Clients whose connection ends early come back.
+    pub(crate) returns: bool,
 }
 
 impl Plan {
     /// The worker that holds a client.
     pub(crate) fn worker_of(&self, client: u32) -> u32 {
-        client % self.workers
+        (client - self.first_client) % self.workers
     }
 
     /// A client's place in its worker's tables.
     pub(crate) fn local_of(&self, client: u32) -> u32 {
-        client / self.workers
+        (client - self.first_client) / self.workers
     }
 
     /// The client at a place of a worker's tables.
     pub(crate) fn client(&self, worker: u32, local: u32) -> u32 {
-        local * self.workers + worker
+        self.first_client + local * self.workers + worker
     }
 
-    /// How many of the clients below `below` a worker holds.
+    /// How many of the first `below` clients a worker holds.
     pub(crate) fn share(&self, worker: u32, below: u32) -> u32 {
         (below + self.workers - 1 - worker) / self.workers
     }
@@ -75,10 +83,40 @@ impl Plan {
         write!(out, "-g{group}").expect("a String takes everything");
     }
 
+    /// Appends a channel's name.
+    pub(crate) fn put_channel(&self, destination: Destination, out: &mut String) {
+        match destination {
+            Destination::Client(client) => {
+                out.push_str("user/");
+                self.put_client(client, out);
+            }
+            Destination::Group(group) => {
+                out.push_str("group/");
+                self.put_group(group, out);
+            }
+        }
+    }
+
+    /// A channel's name.
+    pub(crate) fn channel(&self, destination: Destination) -> String {
+        let mut name = String::new();
+        self.put_channel(destination, &mut name);
+        name
+    }
+
+    /// The channel with this name.
+    pub(crate) fn destination_named(&self, channel: &str) -> Option<Destination> {
+        match channel.split_once('/')? {
+            ("user", name) => self.client_named(name).map(Destination::Client),
+            ("group", name) => self.group_named(name).map(Destination::Group),
+            (_, _) => None,
+        }
+    }
+
     /// The client with this name, if it is one of this run.
     pub(crate) fn client_named(&self, name: &str) -> Option<u32> {
         let client = number(name.strip_prefix(&self.prefix)?)?;
-        (client < self.connections).then_some(client)
+        (client < self.clients).then_some(client)
     }
 
     /// The group with this name.
@@ -109,7 +147,9 @@ pub(crate) fn connections_per_worker(file_limit: u64) -> u32 {
 pub(crate) fn example(connections: u32, workers: u32) -> Plan {
     Plan {
         target: "127.0.0.1:1".parse().expect("an address"),
+        first_client: 0,
         connections,
+        clients: connections,
         active: connections,
         workers,
         prefix: "b".into(),
@@ -120,6 +160,8 @@ pub(crate) fn example(connections: u32, workers: u32) -> Plan {
         connect_rate: None,
         connecting: 64,
         first_source: Some(Ipv4Addr::new(127, 0, 0, 2)),
+        receiving: None,
+        returns: false,
     }
 }
 
@@ -174,5 +216,27 @@ mod tests {
         name.clear();
         plan.put_group(3, &mut name);
         assert_eq!((name.as_str(), plan.group_named(&name)), ("b-g3", Some(3)));
+        for destination in [Destination::Client(42), Destination::Group(3)] {
+            assert_eq!(plan.destination_named(&plan.channel(destination)), Some(destination));
+        }
+        for channel in ["user/b50", "group/b3", "b42", "room/b-g3", "user/b-g3"] {
+            assert_eq!(plan.destination_named(channel), None, "{channel:?} is no channel of this run");
+        }
+    }
+
+    #[test]
+    fn a_phase_has_the_clients_of_its_own() {
+        let plan = Plan { first_client: 7, clients: 17, ..example(10, 3) };
+        let mut seen = Vec::new();
+        for worker in 0..3 {
+            for local in 0..plan.share(worker, plan.connections) {
+                let client = plan.client(worker, local);
+                assert_eq!((plan.worker_of(client), plan.local_of(client)), (worker, local));
+                seen.push(client);
+            }
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (7..17).collect::<Vec<_>>());
+        assert_eq!((plan.client_named("b3"), plan.client_named("b17")), (Some(3), None));
     }
 }

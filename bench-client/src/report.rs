@@ -1,7 +1,9 @@
 //! The result as an object, documented in `bench-client/schema.md`, and what makes a run not valid.
 #![forbid(unsafe_code)]
 
-use std::{collections::BTreeMap, fs, path::Path};
+mod durable;
+
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -12,7 +14,10 @@ use crate::{
     measure::Percentiles,
     plan::Plan,
     run::{Finished, RunConfig},
+    scenario::Settled,
 };
+
+pub(crate) use self::durable::DurableReport;
 
 /// An open loop whose sends or turns were later than this, in the 99th percentile, measured the client and not the gateway.
 const LAG_P99_US_MAX: u64 = 1_000;
@@ -54,6 +59,8 @@ pub(crate) struct Report {
     pub(crate) dropped_connections: u64,
     pub(crate) endings: BTreeMap<String, Cause>,
     pub(crate) heartbeats: Heartbeats,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) durable: Option<DurableReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) server: Option<Server>,
     pub(crate) client_cpu_cores: f64,
@@ -102,6 +109,8 @@ pub(crate) struct Heartbeats {
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Server {
     pub(crate) cpu_ns_per_message: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cpu_ns_per_accepted: Option<Option<f64>>,
     pub(crate) cpu_cores: f64,
     pub(crate) user_bytes_per_connection: f64,
 }
@@ -150,12 +159,12 @@ fn command_line(args: impl Iterator<Item = String>) -> String {
 
 impl Report {
     /// Puts together what came of a run.
-    pub(crate) fn new(plan: &Plan, config: &RunConfig, load: Load, finished: &Finished) -> Report {
+    pub(crate) fn new(plan: &Plan, config: &RunConfig, load: Load, finished: &Finished, settled: &Settled) -> Report {
         let (outcome, tally) = (&finished.outcome, &finished.outcome.tally);
         let seconds = finished.phase.as_secs_f64();
-        let percentiles = |histogram: &hdrhistogram::Histogram<u64>| (!histogram.is_empty()).then(|| Percentiles::of(histogram));
         let server = finished.server.map(|server| Server {
-            cpu_ns_per_message: (tally.received > 0).then(|| server.cpu.as_nanos() as f64 / tally.received as f64),
+            cpu_ns_per_message: per(server.cpu, tally.received),
+            cpu_ns_per_accepted: config.owed.answers.then(|| per(server.cpu, tally.durable.accepted)),
             cpu_cores: server.cpu_cores,
             user_bytes_per_connection: server.grown_bytes as f64 / tally.ready.max(1) as f64,
         });
@@ -167,27 +176,31 @@ impl Report {
             valid: true,
             invalid_reasons: finished.reasons.clone(),
             sent: tally.sent,
-            expected: finished.settled.expected,
+            expected: settled.expected,
             received: tally.received,
-            lost: finished.settled.lost,
+            lost: settled.lost,
             duplicated: tally.duplicated,
-            reordered: tally.reordered,
+            reordered: tally.reordered + settled.reordered,
             misdelivered: tally.misdelivered,
             corrupted: tally.corrupted,
-            contradicted: finished.settled.contradicted,
+            contradicted: settled.contradicted,
             fault_examples: outcome.examples.clone(),
             refused: tally.refused,
             refusals: causes(&outcome.refusals),
             rate_per_s: if seconds > 0.0 { tally.received_in_phase as f64 / seconds } else { 0.0 },
-            latency_us: percentiles(&outcome.latency_us),
-            schedule_lag_us: load.planned_rate_per_s.map(|_| percentiles(&outcome.lag_us)),
-            turn_lag_us: load.planned_rate_per_s.map(|_| percentiles(&outcome.turn_lag_us)),
+            latency_us: Percentiles::of_any(&outcome.latency_us),
+            schedule_lag_us: load.planned_rate_per_s.map(|_| Percentiles::of_any(&outcome.lag_us)),
+            turn_lag_us: load.planned_rate_per_s.map(|_| Percentiles::of_any(&outcome.turn_lag_us)),
             connects_per_s: tally.ready as f64 / finished.ramp.as_secs_f64().max(1e-6),
             failed_connects: tally.failed,
             retried_connects: tally.retried,
             dropped_connections: tally.dropped,
             endings: causes(&outcome.endings),
-            heartbeats: Heartbeats { sent: tally.pings, answered: tally.pongs, rtt_us: percentiles(&outcome.rtt_us) },
+            heartbeats: Heartbeats { sent: tally.pings, answered: tally.pongs, rtt_us: Percentiles::of_any(&outcome.rtt_us) },
+            durable: plan
+                .receiving
+                .filter(|_| config.owed.answers)
+                .map(|receiving| DurableReport::new(receiving, outcome, settled, seconds)),
             server,
             client_cpu_cores: finished.client_cpu_cores,
             workers: plan.workers,
@@ -203,7 +216,8 @@ impl Report {
 
     /// Messages that did not come as they should.
     pub(crate) fn faults(&self) -> u64 {
-        self.lost + self.duplicated + self.reordered + self.misdelivered + self.corrupted + self.contradicted
+        let durable = self.durable.as_ref().map_or(0, DurableReport::faults);
+        self.lost + self.duplicated + self.reordered + self.misdelivered + self.corrupted + self.contradicted + durable
     }
 
     /// What the process ends with.
@@ -229,6 +243,7 @@ impl Report {
         if self.dropped_connections > 0 {
             reasons.push(format!("{} connections ended before they should: {}", self.dropped_connections, told(&self.endings)));
         }
+        reasons.extend(self.durable.as_ref().and_then(DurableReport::gone_reason));
         if self.refused > 0 {
             reasons.push(format!("the gateway refused {} of {} messages: {}", self.refused, self.sent, told(&self.refusals)));
         }
@@ -271,6 +286,11 @@ fn bottleneck(what: &str, lag: &Percentiles, latency: Option<Percentiles>) -> Op
     ))
 }
 
+/// CPU time of each of so many, in nanoseconds.
+fn per(cpu: Duration, count: u64) -> Option<f64> {
+    (count > 0).then(|| cpu.as_nanos() as f64 / count as f64)
+}
+
 fn causes(causes: &Causes) -> BTreeMap<String, Cause> {
     causes.iter().map(|(name, (count, message))| (name.clone(), Cause { count: *count, message: message.clone() })).collect()
 }
@@ -292,6 +312,9 @@ fn advice(code: &str) -> Option<&'static str> {
         "TOO_MANY_CONNECTIONS" => "raise the gateway's --limits-connections-per-shard, or give it more --shards",
         "TOO_MANY_FROM_ADDRESS" => "raise the gateway's --limits-connections-per-address",
         "SLOW_CONSUMER" => "raise the gateway's --limits-outbound-bytes-per-connection, or lower the load",
+        "STORE_FULL" => "make room on the disk of the gateway's --data",
+        "STORE_UNAVAILABLE" => "the gateway's own log says why its store fails",
+        "MESSAGE_ID_REUSED" => "an earlier run had the same ids: run it again",
         "OVERLOADED" => "raise the gateway's --limits-outbound-bytes-per-shard, or lower the load",
         "FRAME_TOO_LONG" => "raise the gateway's --limits-max-body-bytes, or lower --payload",
         "TOKEN_MISSING" => "start the gateway with --dev, or give this program its --hs256-secret",

@@ -22,9 +22,9 @@ use crate::{
     measure::{self, CpuReading},
     plan::Plan,
     progress::{Progress, Stage},
-    scenario::{Books, Scenario, Settled},
+    scenario::Scenario,
     signals::Signals,
-    stall::{SEND_STALL, StallClock, outstanding},
+    stall::{Owed, SEND_STALL, StallClock},
 };
 
 /// Messages in each ring of the mesh.
@@ -52,8 +52,10 @@ pub(crate) struct RunConfig {
     /// How long to wait for messages under way when the sending phase is over.
     pub(crate) drain: Duration,
     pub(crate) server_pid: Option<u32>,
-    /// A fan-out's members get each message.
-    pub(crate) deliveries_per_message: u64,
+    /// What the gateway owes for what is sent to it.
+    pub(crate) owed: Owed,
+    /// End the phase as soon as the scenario is through, before its duration is over.
+    pub(crate) ends_when_done: bool,
     /// Go on when some clients could not log in.
     pub(crate) goes_on_without_all: bool,
 }
@@ -71,7 +73,8 @@ pub(crate) struct ServerUse {
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) outcome: Outcome,
-    pub(crate) settled: Settled,
+    /// By worker.
+    pub(crate) ledgers: Vec<Ledger>,
     pub(crate) ramp: Duration,
     /// How long the sending (or holding) phase really lasted.
     pub(crate) phase: Duration,
@@ -88,7 +91,6 @@ pub(crate) struct Finished {
 pub(crate) fn run<S: Scenario + 'static>(
     plan: Plan,
     config: &RunConfig,
-    books: &dyn Books,
     signals: &Signals,
     scenario: impl Fn(&Plan, u32) -> S,
 ) -> anyhow::Result<Finished> {
@@ -98,7 +100,7 @@ pub(crate) fn run<S: Scenario + 'static>(
     let crew = Crew::start(&plan, config.kind, |worker| scenario(&plan, worker))?;
     let progress = Progress::new(config.scenario, plan.connections);
     let mut lead = Lead { plan: Arc::clone(&plan), config, signals, crew, progress, reasons: Vec::new() };
-    let finished = lead.run(books, server);
+    let finished = lead.run(server);
     lead.progress.end();
     finished
 }
@@ -181,7 +183,7 @@ impl Crew {
             };
             bail!("a worker stopped: {cause}");
         }
-        let mut sum = Tally { is_quiet: true, ..Tally::default() };
+        let mut sum = Tally::zero();
         self.tallies.iter().for_each(|tally| sum.add(tally));
         Ok(sum)
     }
@@ -232,7 +234,7 @@ struct Phase {
 }
 
 impl Lead<'_> {
-    fn run(&mut self, books: &dyn Books, server: Option<ServerProbe>) -> anyhow::Result<Finished> {
+    fn run(&mut self, server: Option<ServerProbe>) -> anyhow::Result<Finished> {
         let (ready, ramp) = self.ramp()?;
         let grown_bytes = match &server {
             Some(probe) => measure::anonymous_bytes(probe.pid)? as i64 - probe.idle_bytes as i64,
@@ -241,7 +243,6 @@ impl Lead<'_> {
         let pid = server.as_ref().map(|probe| probe.pid);
         let phase = if ready { Some(self.phase(pid)?) } else { None };
         let (outcome, ledgers) = self.leave()?;
-        let settled = books.settle(&self.plan, &ledgers);
         let server = phase.as_ref().and_then(|phase| phase.theirs).map(|[start, end, after]| ServerUse {
             cpu: after.used_since(&start),
             cpu_cores: end.cores_since(&start),
@@ -249,7 +250,7 @@ impl Lead<'_> {
         });
         Ok(Finished {
             outcome,
-            settled,
+            ledgers,
             ramp,
             phase: phase.as_ref().map_or(Duration::ZERO, |phase| phase.lasted),
             client_cpu_cores: phase.as_ref().map_or(0.0, |phase| phase.ours.1.cores_since(&phase.ours.0)),
@@ -316,7 +317,10 @@ impl Lead<'_> {
             thread::sleep(POLL.min(self.config.duration.saturating_sub(begun.elapsed())));
             let tally = self.crew.poll()?;
             self.progress.show(Stage::Phase { elapsed: begun.elapsed(), of: self.config.duration }, &tally);
-            if clock.is_stalled(&tally, self.config.deliveries_per_message, Instant::now()) {
+            if self.config.ends_when_done && tally.is_done {
+                break;
+            }
+            if clock.is_stalled(&tally, &self.config.owed, Instant::now()) {
                 self.reasons.push(format!("nothing arrived any more for {} s, so the run was ended early", SEND_STALL.as_secs()));
                 break;
             }
@@ -344,7 +348,7 @@ impl Lead<'_> {
             if moved != Some(tally) {
                 (moved, last) = (Some(tally), Instant::now());
             }
-            let is_settled = tally.is_quiet && outstanding(&tally, self.config.deliveries_per_message) == 0;
+            let is_settled = tally.is_quiet && self.config.owed.outstanding(&tally) == 0;
             if is_settled || last.elapsed() > self.config.drain {
                 return Ok(());
             }

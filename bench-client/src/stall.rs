@@ -8,28 +8,44 @@ use crate::fleet::Tally;
 /// The sending phase is given up when something was on its way for this long, and nothing arrived.
 pub(crate) const SEND_STALL: Duration = Duration::from_secs(5);
 
-/// Deliveries that the gateway still owes. It may refuse more than was sent, being under test.
-pub(crate) fn outstanding(tally: &Tally, deliveries_per_message: u64) -> u64 {
-    (tally.sent.saturating_sub(tally.refused) * deliveries_per_message).saturating_sub(tally.received)
+/// What the gateway owes for what is sent to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Owed {
+    /// Deliveries for each message: a fan-out's members get them all.
+    pub(crate) deliveries_per_message: u64,
+    /// Deliveries of messages of earlier phases.
+    pub(crate) deliveries: u64,
+    /// An ACCEPTED for each message.
+    pub(crate) answers: bool,
 }
 
-/// How long the gateway has owed something without delivering anything.
+impl Owed {
+    /// Deliveries and answers that the gateway still owes. It may refuse more than was sent, being under test.
+    pub(crate) fn outstanding(&self, tally: &Tally) -> u64 {
+        let sent = tally.sent.saturating_sub(tally.refused);
+        let answers = if self.answers { sent.saturating_sub(tally.durable.accepted) } else { 0 };
+        (self.deliveries + sent * self.deliveries_per_message).saturating_sub(tally.received) + answers
+    }
+}
+
+/// How long the gateway has owed something without delivering or answering anything.
 #[derive(Debug)]
 pub(crate) struct StallClock {
-    received: u64,
+    came: u64,
     since: Instant,
 }
 
 impl StallClock {
     pub(crate) fn start(now: Instant) -> StallClock {
-        StallClock { received: 0, since: now }
+        StallClock { came: 0, since: now }
     }
 
     /// Takes the counts as they stand now. With nothing on its way the clock stands still: an open loop of few messages has long
     /// pauses in which nothing can arrive.
-    pub(crate) fn is_stalled(&mut self, tally: &Tally, deliveries_per_message: u64, now: Instant) -> bool {
-        if tally.received > self.received || outstanding(tally, deliveries_per_message) == 0 {
-            *self = StallClock { received: tally.received, since: now };
+    pub(crate) fn is_stalled(&mut self, tally: &Tally, owed: &Owed, now: Instant) -> bool {
+        let came = tally.received + tally.durable.accepted;
+        if came > self.came || owed.outstanding(tally) == 0 {
+            *self = StallClock { came, since: now };
         }
         now.duration_since(self.since) > SEND_STALL
     }
@@ -38,12 +54,15 @@ impl StallClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::durable::DurableTally;
+
+    const TWICE: Owed = Owed { deliveries_per_message: 2, deliveries: 0, answers: false };
 
     /// Whether the clock runs out while these counts stand for `SEND_STALL` and a little more.
     fn runs_out(clock: &mut StallClock, sent: u64, received: u64, begun: Instant) -> bool {
         let tally = Tally { sent, received, ..Tally::default() };
-        clock.is_stalled(&tally, 2, begun);
-        clock.is_stalled(&tally, 2, begun + SEND_STALL + Duration::from_millis(1))
+        clock.is_stalled(&tally, &TWICE, begun);
+        clock.is_stalled(&tally, &TWICE, begun + SEND_STALL + Duration::from_millis(1))
     }
 
     #[test]
@@ -55,8 +74,8 @@ mod tests {
         assert!(!runs_out(&mut clock, 1, 2, later));
         // The next message, after ten seconds of silence, has its whole time too.
         let later = later + Duration::from_secs(10);
-        assert!(!clock.is_stalled(&Tally { sent: 1, received: 2, ..Tally::default() }, 2, later));
-        assert!(!clock.is_stalled(&Tally { sent: 2, received: 2, ..Tally::default() }, 2, later + SEND_STALL));
+        assert!(!clock.is_stalled(&Tally { sent: 1, received: 2, ..Tally::default() }, &TWICE, later));
+        assert!(!clock.is_stalled(&Tally { sent: 2, received: 2, ..Tally::default() }, &TWICE, later + SEND_STALL));
     }
 
     #[test]
@@ -69,6 +88,24 @@ mod tests {
     #[test]
     fn refused_messages_are_not_owed_however_many() {
         let tally = Tally { sent: 3, refused: 5, ..Tally::default() };
-        assert_eq!(outstanding(&tally, 10), 0);
+        assert_eq!(TWICE.outstanding(&tally), 0);
+    }
+
+    #[test]
+    fn answers_are_owed_too_and_count_as_life() {
+        let owed = Owed { deliveries_per_message: 1, deliveries: 10, answers: true };
+        let tally = |received, accepted| {
+            let durable = DurableTally { accepted, ..DurableTally::default() };
+            Tally { sent: 4, refused: 1, received, durable, ..Tally::default() }
+        };
+        assert_eq!(
+            (owed.outstanding(&tally(0, 0)), owed.outstanding(&tally(13, 2)), owed.outstanding(&tally(13, 3))),
+            (16, 1, 0)
+        );
+        let begun = Instant::now();
+        let mut clock = StallClock::start(begun);
+        assert!(!clock.is_stalled(&tally(5, 0), &owed, begun));
+        assert!(!clock.is_stalled(&tally(5, 1), &owed, begun + SEND_STALL + Duration::from_millis(1)));
+        assert!(clock.is_stalled(&tally(5, 1), &owed, begun + 3 * SEND_STALL));
     }
 }

@@ -1,7 +1,10 @@
 //! The result for a reader: a table on standard output.
 #![forbid(unsafe_code)]
 
-use crate::report::Report;
+use crate::{
+    measure::Percentiles,
+    report::{DurableReport, Report},
+};
 
 /// A number with its thousands set apart.
 pub(crate) fn grouped(number: u64) -> String {
@@ -75,22 +78,68 @@ pub(crate) fn rows(report: &Report) -> Vec<(String, String)> {
             ),
         );
     }
+    if let Some(durable) = &report.durable {
+        durable_rows(durable, &mut row);
+    }
     let lags = [("schedule lag", report.schedule_lag_us.flatten()), ("turn lag", report.turn_lag_us.flatten())];
-    for (label, percentiles) in [("latency", report.latency_us)].into_iter().chain(lags) {
-        if let Some(p) = percentiles {
-            let text = [("p50", p.p50), ("p90", p.p90), ("p99", p.p99), ("p99.9", p.p999), ("max", p.max)];
-            row(label, text.map(|(name, us)| format!("{name} {}", micros(us))).join(", "));
+    for (label, lag) in [("latency", report.latency_us)].into_iter().chain(lags) {
+        if let Some(p) = lag {
+            row(label, percentiles(&p));
         }
     }
     if let Some(server) = &report.server {
         let per_message =
             server.cpu_ns_per_message.map_or(String::new(), |ns| format!("{} ns CPU per message, ", grouped(ns as u64)));
+        let per_accepted = server.cpu_ns_per_accepted.flatten();
+        let per_message = match per_accepted {
+            Some(ns) => format!("{per_message}{} ns per accepted message, ", grouped(ns as u64)),
+            None => per_message,
+        };
         let (cores, bytes) = (server.cpu_cores, server.user_bytes_per_connection);
         row("gateway", format!("{per_message}{cores:.2} cores, {bytes:.0} B of memory per connection"));
     }
     row("this client", format!("{:.2} cores", report.client_cpu_cores));
     row("result", verdict(report));
     rows
+}
+
+/// What there is to say of durable messages. What is rare is told only where it happened.
+fn durable_rows(durable: &DurableReport, row: &mut impl FnMut(&str, String)) {
+    let (accepted, rate) = (grouped(durable.accepted), grouped(durable.accepted_per_s as u64));
+    row("accepted", format!("{accepted}, {rate} per second, {}", durable.durability.unwrap_or("none")));
+    if let Some(p) = &durable.accepted_us {
+        row("to ACCEPTED", percentiles(p));
+    }
+    let by = &durable.by_sequence;
+    let sound = format!("{} lost, {} duplicated, {} reordered", by.lost, by.duplicated, by.reordered);
+    row("by sequence", format!("{sound}, in {} of {} channels", grouped(durable.faulty_channels), grouped(durable.channels)));
+    for (channel, by) in &durable.faults_by_channel {
+        row("", format!("{channel}: {} lost, {} duplicated, {} reordered", by.lost, by.duplicated, by.reordered));
+    }
+    let rare = [
+        (durable.unanswered, "unanswered"),
+        (durable.misanswered, "answered wrongly"),
+        (durable.renumbered, "streams under other sequences than ACCEPTED named"),
+        (durable.back_in_time, "back in time"),
+        (durable.wrong_cursors, "wrong CURSORS"),
+        (durable.refused_acknowledgements, "acknowledgements refused"),
+        (durable.resent, "sent again"),
+        (durable.accepted_before, "accepted before"),
+        (durable.repeated, "repeated"),
+        (durable.leftovers, "of earlier runs"),
+        (durable.gaps, "GAPs"),
+        (durable.gone, "gone"),
+    ];
+    let told: Vec<_> =
+        rare.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{} {what}", grouped(*count))).collect();
+    if !told.is_empty() {
+        row("durable", told.join(", "));
+    }
+}
+
+fn percentiles(p: &Percentiles) -> String {
+    let text = [("p50", p.p50), ("p90", p.p90), ("p99", p.p99), ("p99.9", p.p999), ("max", p.max)];
+    text.map(|(name, us)| format!("{name} {}", micros(us))).join(", ")
 }
 
 fn verdict(report: &Report) -> String {

@@ -149,6 +149,18 @@ fn every_scenario_is_exact_on_both_reactors_and_its_result_is_as_documented() {
         schema::check(&object, Made::default());
         assert_eq!(object["expected"].as_u64(), object["sent"].as_u64().map(|sent| sent * 20));
 
+        for scenario in [&["route", "--connections", "100", "--depth", "4"][..], &["fanout", "--members", "20", "--groups", "3"]]
+        {
+            let made = ["--durable", "--duration", "1s", "--reactor", reactor, "--server-pid", &pid];
+            let (code, object) = result(&gateway, &[scenario, &made].concat());
+            assert_eq!(code, 0, "{object:#}");
+            assert_exact(&object);
+            schema::check(&object, Made { server_pid: true, durable: true, ..Made::default() });
+            let durable = &object["durable"];
+            assert_eq!((&durable["accepted"], &durable["durability"]), (&object["sent"], &Value::from("memory")));
+            assert!(durable["acknowledgements"].as_u64() > Some(0), "{object:#}");
+        }
+
         let connect = ["connect", "--connections", "200", "--max-rate", "1000", "--duration", "500ms", "--reactor", reactor];
         let (code, object) = result(&gateway, &connect);
         assert_eq!(code, 0, "{object:#}");
@@ -204,7 +216,7 @@ fn a_refused_send_makes_the_run_invalid_and_names_the_limit() {
 
 #[test]
 fn tokens_are_made_from_the_secret() {
-    let gateway = Gateway::start(&["--auth-hs256-secret", SECRET]);
+    let gateway = Gateway::start(&["--auth-hs256-secret", SECRET, "--data", "memory"]);
     let (code, object) =
         result(&gateway, &["fanout", "--members", "10", "--window", "1", "--duration", "300ms", "--hs256-secret", SECRET]);
     assert_eq!(code, 0, "{object:#}");

@@ -58,7 +58,7 @@ impl<S: Scenario> Fleet<S> {
             State::Waiting => self.gone(local),
             State::Ready if link.in_flight || !link.out.is_empty() => link.state = State::Finishing,
             State::Ready => self.finish(local),
-            State::LoggingIn | State::Joining => self.close(local, false),
+            State::LoggingIn | State::Joining | State::Settling => self.close(local, None),
             // A connect under way cannot be taken back: what comes of it is closed.
             State::Connecting | State::Finishing | State::Finished | State::Closing { .. } | State::Gone => {}
         }
@@ -68,7 +68,9 @@ impl<S: Scenario> Fleet<S> {
     fn give_up(&mut self, local: u32) {
         match self.net.links[local as usize].state {
             State::Waiting | State::Connecting => self.gone(local),
-            State::LoggingIn | State::Joining | State::Ready | State::Finishing | State::Finished => self.close(local, false),
+            State::LoggingIn | State::Joining | State::Settling | State::Ready | State::Finishing | State::Finished => {
+                self.close(local, None);
+            }
             State::Closing { .. } | State::Gone => {}
         }
     }
@@ -83,13 +85,12 @@ impl<S: Scenario> Fleet<S> {
     /// The reactor has let go of a connection.
     pub(super) fn closed(&mut self, local: u32, now: Tick) {
         let link: &mut Link = &mut self.net.links[local as usize];
-        let State::Closing { retry } = link.state else { unreachable!("only what was closed is closed: {:?}", link.state) };
+        let State::Closing { again_ms } = link.state else { unreachable!("only what was closed is closed: {:?}", link.state) };
         link.conn = ConnId { slot: u32::MAX, generation: 0 };
         link.in_flight = false;
-        if retry && !self.is_ending() {
-            self.try_again(local, 0, now);
-        } else {
-            self.gone(local);
+        match again_ms.filter(|_| !self.is_ending()) {
+            Some(after_ms) => self.try_again(local, after_ms, now),
+            None => self.gone(local),
         }
     }
 

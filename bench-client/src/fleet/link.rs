@@ -14,14 +14,16 @@ pub(crate) enum State {
     LoggingIn,
     /// JOIN was sent.
     Joining,
+    /// The gateway has yet to say where its durable channels stand.
+    Settling,
     /// Logged in, and in its group if the scenario has one.
     Ready,
     /// To be ended from our side as soon as nothing is in flight.
     Finishing,
     /// Our direction is ended; the gateway has yet to end its own.
     Finished,
-    /// The reactor was asked to close. With `retry`, another attempt follows.
-    Closing { retry: bool },
+    /// The reactor was asked to close. Another attempt follows after so many milliseconds, if any are named.
+    Closing { again_ms: Option<u32> },
     /// Gone for good.
     Gone,
 }
@@ -49,6 +51,8 @@ pub(crate) struct Link {
     pub(crate) in_flight: bool,
     /// In the list of links that have something to send.
     pub(crate) is_dirty: bool,
+    /// It was `Ready` before.
+    pub(crate) was_ready: bool,
 }
 
 // The budget for a million idle connections on one machine that also carries the gateway.
@@ -68,13 +72,14 @@ impl Link {
             pings_unanswered: 0,
             in_flight: false,
             is_dirty: false,
+            was_ready: false,
         }
     }
 
     /// Whether frames of the gateway matter: it is connected, and was not given up.
     pub(crate) fn listens(&self) -> bool {
         match self.state {
-            State::LoggingIn | State::Joining | State::Ready | State::Finishing | State::Finished => true,
+            State::LoggingIn | State::Joining | State::Settling | State::Ready | State::Finishing | State::Finished => true,
             State::Waiting | State::Connecting | State::Closing { .. } | State::Gone => false,
         }
     }
@@ -82,7 +87,7 @@ impl Link {
     /// Whether frames may be sent on it.
     pub(crate) fn may_send(&self) -> bool {
         match self.state {
-            State::LoggingIn | State::Joining | State::Ready | State::Finishing => true,
+            State::LoggingIn | State::Joining | State::Settling | State::Ready | State::Finishing => true,
             State::Waiting | State::Connecting | State::Finished | State::Closing { .. } | State::Gone => false,
         }
     }
@@ -90,7 +95,7 @@ impl Link {
     /// Whether it is on its way to `Ready`.
     pub(crate) fn is_arriving(&self) -> bool {
         match self.state {
-            State::Connecting | State::LoggingIn | State::Joining => true,
+            State::Connecting | State::LoggingIn | State::Joining | State::Settling => true,
             State::Waiting | State::Ready | State::Finishing | State::Finished | State::Closing { .. } | State::Gone => false,
         }
     }

@@ -6,7 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use hdrhistogram::Histogram;
 use weir::io::Tick;
 
-use crate::{measure, verify::Inbound};
+use crate::{
+    durable::{DurableLedger, DurableTally},
+    measure,
+    verify::Inbound,
+};
 
 /// A message of the mesh. The main thread's port is the one after the workers'.
 #[derive(Debug)]
@@ -48,16 +52,24 @@ pub(crate) struct Tally {
     pub(crate) reordered: u64,
     pub(crate) misdelivered: u64,
     pub(crate) corrupted: u64,
-    /// SENDs that the gateway answered with ERROR.
+    /// Messages that the gateway refused: the durable ones for good.
     pub(crate) refused: u64,
+    /// Clients that were ready before, and are again.
+    pub(crate) returned: u64,
+    pub(crate) durable: DurableTally,
     pub(crate) pings: u64,
     pub(crate) pongs: u64,
     /// When the last client so far became ready; the latest of all workers.
     pub(crate) last_arrival: Tick,
+    /// When the last new message so far came, and when the last was accepted; the latest of all workers.
+    pub(crate) last_received: Tick,
+    pub(crate) last_accepted: Tick,
     /// The gateway took messages so much slower than they were planned that no more were sent.
     pub(crate) is_backlogged: bool,
     /// No SEND will follow in this phase.
     pub(crate) is_quiet: bool,
+    /// Everything that the scenario set out to do is done.
+    pub(crate) is_done: bool,
 }
 
 impl Tally {
@@ -75,16 +87,26 @@ impl Tally {
         self.misdelivered += other.misdelivered;
         self.corrupted += other.corrupted;
         self.refused += other.refused;
+        self.returned += other.returned;
+        self.durable.add(&other.durable);
         self.pings += other.pings;
         self.pongs += other.pongs;
         self.last_arrival = self.last_arrival.max(other.last_arrival);
+        self.last_received = self.last_received.max(other.last_received);
+        self.last_accepted = self.last_accepted.max(other.last_accepted);
         self.is_backlogged |= other.is_backlogged;
         self.is_quiet &= other.is_quiet;
+        self.is_done &= other.is_done;
+    }
+
+    /// What sums begin with.
+    pub(crate) fn zero() -> Tally {
+        Tally { is_quiet: true, is_done: true, ..Tally::default() }
     }
 
     /// Faults that show before the end is known; `lost` only shows then.
     pub(crate) fn faults(&self) -> u64 {
-        self.duplicated + self.reordered + self.misdelivered + self.corrupted
+        self.duplicated + self.reordered + self.misdelivered + self.corrupted + self.durable.faults()
     }
 }
 
@@ -97,6 +119,8 @@ pub(crate) struct Ledger {
     pub(crate) refused: BTreeMap<u32, BTreeSet<u32>>,
     /// What came, by incoming stream.
     pub(crate) received: Inbound,
+    /// The books of durable messages, if there are any.
+    pub(crate) durable: Option<DurableLedger>,
 }
 
 /// Why something was refused or ended: how often, and what was said the first time.
@@ -115,6 +139,12 @@ pub(crate) struct Outcome {
     pub(crate) turn_lag_us: Histogram<u64>,
     /// PING to PONG, microseconds.
     pub(crate) rtt_us: Histogram<u64>,
+    /// From the (planned) send time of a durable message to its ACCEPTED, microseconds.
+    pub(crate) accepted_us: Histogram<u64>,
+    /// From the end of a connection to its client being ready again, microseconds.
+    pub(crate) return_us: Histogram<u64>,
+    /// The lowest durability that an ACCEPTED stated, by its number in `weir.proto`.
+    pub(crate) durability: Option<i32>,
     /// Refused SENDs, by code.
     pub(crate) refusals: Causes,
     /// Failed, repeated and dropped connections, by cause.
@@ -129,12 +159,15 @@ pub(crate) const EXAMPLES_MAX: usize = 8;
 impl Outcome {
     pub(crate) fn new() -> Outcome {
         Outcome {
-            tally: Tally { is_quiet: true, ..Tally::default() },
+            tally: Tally { is_done: false, ..Tally::zero() },
             ledger: Ledger::default(),
             latency_us: measure::histogram(),
             lag_us: measure::histogram(),
             turn_lag_us: measure::histogram(),
             rtt_us: measure::histogram(),
+            accepted_us: measure::histogram(),
+            return_us: measure::histogram(),
+            durability: None,
             refusals: Causes::new(),
             endings: Causes::new(),
             examples: Vec::new(),
@@ -149,6 +182,8 @@ impl Outcome {
             (&mut self.lag_us, &other.lag_us),
             (&mut self.turn_lag_us, &other.turn_lag_us),
             (&mut self.rtt_us, &other.rtt_us),
+            (&mut self.accepted_us, &other.accepted_us),
+            (&mut self.return_us, &other.return_us),
         ] {
             ours.add(theirs).expect("all histograms have the same bounds");
         }
@@ -157,6 +192,7 @@ impl Outcome {
                 ours.entry(cause.clone()).or_insert_with(|| (0, words.clone())).0 += count;
             }
         }
+        self.durability = self.durability.into_iter().chain(other.durability).min();
         self.examples.extend(other.examples.iter().cloned());
         self.examples.truncate(EXAMPLES_MAX);
     }

@@ -4,6 +4,8 @@
 //! messages: ramp → `Go` → sending → quiet → `Leave` → leaving → `Done` → `Exit`.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod durable_tests;
 mod leave;
 mod link;
 mod message;
@@ -29,7 +31,7 @@ pub(crate) use message::{Causes, Ledger, Message, Outcome, Tally};
 pub(crate) use net::{Net, sequence_of_id, slot_of_id};
 
 use self::{leave::Leaving, link::State, ramp::Ramp};
-use crate::{plan::Plan, scenario::Scenario};
+use crate::{durable::Durable, plan::Plan, scenario::Scenario};
 
 /// How often the main thread is told how things stand.
 const PROGRESS_US: u64 = 100_000;
@@ -110,12 +112,24 @@ impl<S: Scenario> Fleet<S> {
             Message::Halt => self.quiet(now),
             Message::Leave { deadline } => {
                 self.quiet(now);
+                if let Some(durable) = self.scenario.durable() {
+                    durable.leave(&mut self.net, now);
+                }
                 self.phase = Phase::Leaving;
                 self.leaving.begin(deadline);
             }
             Message::Exit => self.net.outputs.push_back(Output::Stop),
             Message::Passed { publisher, below } => self.scenario.passed(&mut self.net, from, publisher, below, now),
             Message::Progress(_) | Message::Done(_) => unreachable!("only the main thread is told"),
+        }
+    }
+
+    /// Drops the connections that the scenario asks to be dropped, as a network would: without a word.
+    fn drop_connections(&mut self) {
+        for (local, again_ms) in std::mem::take(&mut self.net.drops) {
+            if self.net.is_ready(local) {
+                self.close(local, Some(again_ms));
+            }
         }
     }
 
@@ -148,6 +162,7 @@ impl<S: Scenario> Fleet<S> {
         self.phase = Phase::Reported;
         let mut outcome = std::mem::replace(&mut self.net.outcome, Outcome::new());
         outcome.ledger = self.scenario.take_ledger();
+        outcome.ledger.durable = self.scenario.durable().map(Durable::take_ledger);
         self.net.post_main(Message::Done(Box::new(outcome)));
     }
 }
@@ -200,12 +215,17 @@ impl<S: Scenario> Machine for Fleet<S> {
             Phase::Sending { end } => {
                 wake.push(end);
                 wake.extend(self.scenario.tick(&mut self.net, now));
+                self.drop_connections();
+                wake.extend(self.start_connections(now));
             }
-            Phase::Quiet => {}
+            Phase::Quiet => wake.extend(self.start_connections(now)),
             Phase::Leaving => wake.extend(self.leave(now)),
             Phase::Reported => return None,
         }
         self.look_at_due_links(now);
+        if let Some(durable) = self.scenario.durable() {
+            wake.extend(durable.turn(&mut self.net, now));
+        }
         self.scenario.end_turn(&mut self.net, now);
         wake.extend(self.net.wheel.wake_at());
         wake.push(self.report_progress(now));

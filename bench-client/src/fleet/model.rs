@@ -1,6 +1,8 @@
 //! A gateway in memory, for tests: it speaks the protocol to whole fleets, and can be told to get single messages wrong.
 #![forbid(unsafe_code)]
 
+mod log;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -12,6 +14,8 @@ use weir::{
     wire::{Decoded, ErrorCode, Frame, FrameType, PushRef, SendRef, body, decode, encode},
 };
 
+pub(super) use self::log::SendFault;
+use self::log::{Log, Reading};
 use super::{Fleet, Ledger, Message, Outcome};
 use crate::{plan::Plan, scenario::Scenario};
 
@@ -32,6 +36,12 @@ pub(super) enum Fault {
     Refuse,
     /// Closes the receiver's connection instead.
     Kick,
+    /// Ends the receiver's connection instead, without a word.
+    Cut,
+    /// Says that retention removed it, or that it was lost, instead.
+    Gap(ErrorCode),
+    /// Delivers it as the next one of its channel.
+    Skip,
 }
 
 /// What the gateway is told to do.
@@ -39,6 +49,10 @@ pub(super) enum Fault {
 pub(super) struct Script {
     /// Faults by number of the delivery.
     pub(super) faults: BTreeMap<u64, Fault>,
+    /// Faults by number of the durable SEND.
+    pub(super) send_faults: BTreeMap<u64, SendFault>,
+    /// Replays begin so much lower than CURSORS say.
+    pub(super) forgets_received: u64,
     /// LOGINs, by number, that are answered by this error.
     pub(super) refused_logins: BTreeMap<u64, ErrorCode>,
     /// The heartbeat interval announced.
@@ -65,6 +79,9 @@ struct Session {
     /// A push that waits for the next one, to be overtaken.
     swapped: Option<Vec<u8>>,
     is_ended: bool,
+    /// Nothing reaches the client any more.
+    is_cut: bool,
+    reading: Reading,
 }
 
 /// Fleets, the gateway they talk to, and time.
@@ -72,6 +89,7 @@ pub(super) struct World<S> {
     fleets: Vec<Fleet<S>>,
     script: Script,
     sessions: BTreeMap<Peer, Session>,
+    log: Log,
     generation: u32,
     deliveries: u64,
     logins: u64,
@@ -94,6 +112,7 @@ impl<S: Scenario> World<S> {
             fleets: (0..plan.workers).map(|worker| Fleet::new(Arc::clone(&plan), worker, scenario(&plan, worker))).collect(),
             script,
             sessions: BTreeMap::new(),
+            log: Log::default(),
             generation: 0,
             deliveries: 0,
             logins: 0,
@@ -128,6 +147,14 @@ impl<S: Scenario> World<S> {
         self.tell(|| Message::Go { start, end });
         self.run_ms(phase_ms + 200);
         self.finish()
+    }
+
+    /// Every connection ends without a word, and what was on its way to the clients is gone.
+    pub(super) fn cut_all(&mut self) {
+        for session in self.sessions.values_mut() {
+            session.pending.clear();
+            (session.is_ended, session.is_cut) = (true, true);
+        }
     }
 
     /// The end of a run.
@@ -200,6 +227,8 @@ impl<S: Scenario> World<S> {
                     pending: Vec::new(),
                     swapped: None,
                     is_ended: false,
+                    is_cut: false,
+                    reading: Reading::default(),
                 };
                 self.sessions.insert((worker, slot), session);
                 self.fleets[worker].handle(self.now, Input::Connected { conn, token });
@@ -245,12 +274,20 @@ impl<S: Scenario> World<S> {
                 }
                 self.session(peer).client = login.client_id;
                 let heartbeat_interval_ms = self.script.heartbeat_interval_ms;
-                self.push(peer, &Frame::LoginOk(body::LoginOk { heartbeat_interval_ms, ..Default::default() }));
+                let ok = body::LoginOk { heartbeat_interval_ms, window: login.window, ..Default::default() };
+                self.push(peer, &Frame::LoginOk(ok));
+                self.open(peer, login.window);
             }
             Frame::Join(join) => {
                 self.session(peer).groups.push(join.group.clone());
+                let channel = format!("group/{}", join.group);
                 self.push(peer, &Frame::JoinOk(body::JoinOk { group: join.group, members: 0 }));
+                let now_on = self.log.last(&channel);
+                self.follow(peer, channel, now_on);
             }
+            Frame::Received(received) => self.received(peer, received),
+            Frame::Read(read) => self.read(peer, read),
+            Frame::Send(send) if send.class == body::DeliveryClass::Durable as i32 => self.store(peer, &send),
             Frame::Ping(ping) if !self.script.ignores_pings => {
                 self.push(peer, &Frame::Pong(body::Pong { sent_us: ping.sent_us, heartbeat_interval_ms: 0 }));
             }
@@ -265,7 +302,9 @@ impl<S: Scenario> World<S> {
     }
 
     fn push(&mut self, peer: Peer, frame: &Frame<'_>) {
-        encode(frame, &mut self.session(peer).pending);
+        if !self.session(peer).is_cut {
+            encode(frame, &mut self.session(peer).pending);
+        }
     }
 
     /// Delivers a SEND, with the faults that the script asks for.
@@ -297,6 +336,9 @@ impl<S: Scenario> World<S> {
     }
 
     fn deliver_push(&mut self, from: Peer, to: Peer, push: &PushRef<'_>, fault: Option<Fault>) {
+        if self.session(to).is_cut {
+            return;
+        }
         let mut bytes = Vec::new();
         encode(&Frame::Push(*push), &mut bytes);
         match fault {
@@ -329,6 +371,17 @@ impl<S: Scenario> World<S> {
                     ..Default::default()
                 };
                 self.push(from, &Frame::Error(error));
+            }
+            Some(Fault::Cut) => {
+                let session = self.session(to);
+                (session.is_ended, session.is_cut) = (true, true);
+            }
+            Some(Fault::Gap(code)) => {
+                let gap = body::Gap { channel: push.channel.into(), from: push.seq, to: push.seq, code: code.number() };
+                self.push(to, &Frame::Gap(gap));
+            }
+            Some(Fault::Skip) => {
+                self.push(to, &Frame::Push(PushRef { seq: push.seq + 1, ..*push }));
             }
             Some(Fault::Kick) => {
                 let kicked =

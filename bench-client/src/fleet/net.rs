@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::Arc};
 use weir::{
     ids::ShardId,
     io::{Output, Tick},
-    wire::{Frame, PushRef, SendRef, encode},
+    wire::{Frame, PushRef, SendRef, body::DeliveryClass, encode},
 };
 
 use super::{
@@ -15,6 +15,7 @@ use super::{
     wheel::Wheel,
 };
 use crate::{
+    durable::Letter,
     plan::Plan,
     verify::{self, Arrival, Destination, Stamp},
 };
@@ -42,6 +43,8 @@ pub(crate) struct Net {
     /// Bytes in the `out` of all links.
     pub(crate) queued_bytes: usize,
     pub(crate) outcome: Outcome,
+    /// Connections that the scenario wants dropped, and after how many milliseconds each is to come back.
+    pub(crate) drops: Vec<(u32, u32)>,
     /// Until when what arrives counts as received in the sending phase.
     pub(crate) phase_end: Tick,
     channel: String,
@@ -61,6 +64,7 @@ impl Net {
             pool: Vec::new(),
             queued_bytes: 0,
             outcome: Outcome::new(),
+            drops: Vec::new(),
             phase_end: Tick(0),
             channel: String::new(),
             payload: verify::blank_payload(plan.payload_bytes),
@@ -73,25 +77,28 @@ impl Net {
         self.plan.client(self.worker, local)
     }
 
-    /// Sends one stamped message, planned for `planned` and given to the reactor in this turn.
+    /// Sends one transient message, planned for `planned` and given to the reactor in this turn.
     pub(crate) fn send(&mut self, local: u32, destination: Destination, slot: u8, sequence: u32, planned: Tick, now: Tick) {
+        let letter = Letter { destination, planned, stream: 0, sequence, slot };
+        self.put_send(local, &letter, (DeliveryClass::Transient, message_id(slot, sequence)), now);
+        self.outcome.tally.sent += 1;
+    }
+
+    /// Sends one durable message, for the first time or again.
+    pub(crate) fn send_durable(&mut self, local: u32, letter: &Letter, client_msg_id: u64, now: Tick) {
+        self.put_send(local, letter, (DeliveryClass::Durable, client_msg_id), now);
+    }
+
+    fn put_send(&mut self, local: u32, letter: &Letter, (class, client_msg_id): (DeliveryClass, u64), now: Tick) {
+        let Letter { destination, planned, sequence, slot, .. } = *letter;
         let sender = self.client(local);
         Stamp { run: self.plan.run, sender, destination, slot, sequence, planned }.write(&mut self.payload);
         self.channel.clear();
-        match destination {
-            Destination::Client(client) => {
-                self.channel.push_str("user/");
-                self.plan.put_client(client, &mut self.channel);
-            }
-            Destination::Group(group) => {
-                self.channel.push_str("group/");
-                self.plan.put_group(group, &mut self.channel);
-            }
-        }
+        self.plan.put_channel(destination, &mut self.channel);
         let send = SendRef {
             channel: &self.channel,
-            client_msg_id: message_id(slot, sequence),
-            class: 0,
+            client_msg_id,
+            class: class as i32,
             payload: &self.payload,
             receipt: false,
             include_sender: matches!(destination, Destination::Group(_)),
@@ -99,7 +106,17 @@ impl Net {
         };
         self.queued_bytes += put(&mut self.links[local as usize], &mut self.pool, &Frame::Send(send));
         self.touch(local, now);
-        self.outcome.tally.sent += 1;
+    }
+
+    /// The `client_msg_id` of a sender's durable message. No two runs have the same, because one gateway may see them both within its
+    /// window of de-duplication.
+    pub(crate) fn message_id(&self, number: u32) -> u64 {
+        u64::from(self.plan.run) << 32 | u64::from(number)
+    }
+
+    /// The number of a durable message of this run.
+    pub(crate) fn number_of(&self, client_msg_id: u64) -> Option<u32> {
+        (client_msg_id >> 32 == u64::from(self.plan.run)).then_some(client_msg_id as u32)
     }
 
     /// Appends a frame to what a link has to send.
@@ -141,6 +158,11 @@ impl Net {
         self.links[local as usize].state == State::Ready
     }
 
+    /// Whether its connection takes frames; it may not be ready yet.
+    pub(crate) fn may_send(&self, local: u32) -> bool {
+        self.links[local as usize].may_send()
+    }
+
     /// Reads the stamp of a message that came to `local`, if it is intact, of this run and from whom it says it is. Else counts the fault.
     pub(crate) fn inspect(&mut self, local: u32, push: &PushRef<'_>) -> Option<Stamp> {
         let Some(stamp) = Stamp::read(push.payload).filter(|_| push.payload.len() == self.plan.payload_bytes) else {
@@ -177,9 +199,7 @@ impl Net {
         }
         let fresh = *arrival != Arrival::Duplicate;
         if fresh {
-            tally.received += 1;
-            tally.received_in_phase += u64::from(now < self.phase_end);
-            self.outcome.latency_us.saturating_record(now.micros_since(stamp.planned));
+            self.came_first(stamp, now);
         }
         if !matches!(arrival, Arrival::Newest { .. }) {
             self.example(|net| format!("client {}: {arrival:?}, {stamp:?}", net.client(local)));
@@ -187,7 +207,17 @@ impl Net {
         fresh
     }
 
-    fn example(&mut self, words: impl FnOnce(&Net) -> String) {
+    /// Counts an intact message that came to whom it was meant for, for the first time.
+    pub(crate) fn came_first(&mut self, stamp: &Stamp, now: Tick) {
+        let tally = &mut self.outcome.tally;
+        tally.received += 1;
+        tally.received_in_phase += u64::from(now < self.phase_end);
+        tally.last_received = now;
+        self.outcome.latency_us.saturating_record(now.micros_since(stamp.planned));
+    }
+
+    /// Remembers a fault in words, if there are not enough of them yet.
+    pub(crate) fn example(&mut self, words: impl FnOnce(&Net) -> String) {
         if self.outcome.examples.len() < EXAMPLES_MAX {
             let words = words(self);
             self.outcome.examples.push(words);

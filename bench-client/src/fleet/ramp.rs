@@ -6,7 +6,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, io};
 use weir::{
     ids::ConnId,
     io::{Output, Tick},
-    wire::ErrorCode,
+    wire::{ErrorCode, Retry},
 };
 
 use super::{Fleet, link::State, message::count_cause};
@@ -44,7 +44,7 @@ pub(super) struct Failure<'a> {
     pub(super) cause: &'a str,
     pub(super) words: &'a str,
     /// When another attempt makes sense; `None` for never.
-    pub(super) retry_after_ms: Option<u64>,
+    pub(super) retry_after_ms: Option<u32>,
 }
 
 impl Ramp {
@@ -144,34 +144,35 @@ impl<S: Scenario> Fleet<S> {
         }
         let words = io::Error::from_raw_os_error(errno).to_string();
         // Anything else would end the same way again.
-        let passes = [nix::libc::ECONNRESET, nix::libc::ETIMEDOUT, nix::libc::EAGAIN, nix::libc::EADDRNOTAVAIL].contains(&errno);
+        let passes = [nix::libc::ECONNRESET, nix::libc::ETIMEDOUT, nix::libc::EAGAIN, nix::libc::EADDRNOTAVAIL].contains(&errno)
+            || self.net.plan.returns && errno == nix::libc::ECONNREFUSED;
         let failure = Failure { cause: "connect", words: &words, retry_after_ms: passes.then_some(0) };
-        if self.attempt_failed(local, &failure) && !self.is_ending() {
-            self.try_again(local, 0, now);
-        } else {
-            self.gone(local);
+        match self.attempt_failed(local, &failure).filter(|_| !self.is_ending()) {
+            Some(after_ms) => self.try_again(local, after_ms, now),
+            None => self.gone(local),
         }
     }
 
-    /// Counts a failed attempt. Returns whether another one is to follow.
-    pub(super) fn attempt_failed(&mut self, local: u32, failure: &Failure<'_>) -> bool {
+    /// Counts a failed attempt. Returns after how many milliseconds another one is to follow, if any is.
+    pub(super) fn attempt_failed(&mut self, local: u32, failure: &Failure<'_>) -> Option<u32> {
         let link = &mut self.net.links[local as usize];
         if link.is_arriving() {
             self.ramp.arrived();
         }
         link.attempts += 1;
-        let retry = failure.retry_after_ms.is_some() && link.attempts < ATTEMPTS_MAX;
+        let again_ms = failure.retry_after_ms.filter(|_| link.attempts < ATTEMPTS_MAX);
         let tally = &mut self.net.outcome.tally;
-        *(if retry { &mut tally.retried } else { &mut tally.failed }) += 1;
+        *(if again_ms.is_some() { &mut tally.retried } else { &mut tally.failed }) += 1;
         count_cause(&mut self.net.outcome.endings, failure.cause, failure.words);
-        retry
+        again_ms
     }
 
-    /// Puts a client in the queue for its next attempt.
-    pub(super) fn try_again(&mut self, local: u32, after_ms: u64, now: Tick) {
+    /// Puts a client in the queue for its next attempt: no sooner than asked for, and later the more of them failed.
+    pub(super) fn try_again(&mut self, local: u32, after_ms: u32, now: Tick) {
         let link = &mut self.net.links[local as usize];
         link.state = State::Waiting;
-        let delay_ms = after_ms.max(RETRY_MS << link.attempts.min(6));
+        let pause_ms = if link.attempts == 0 { 0 } else { RETRY_MS << link.attempts.min(6) };
+        let delay_ms = pause_ms.max(after_ms.into());
         self.ramp.again.push(Reverse((now.plus_ms(delay_ms), local)));
     }
 
@@ -183,14 +184,18 @@ impl<S: Scenario> Fleet<S> {
             return;
         }
         let words = format!("no answer to LOGIN or JOIN within {LOGIN_DEADLINE_MS} ms");
-        let failure = Failure { cause: "login timeout", words: &words, retry_after_ms: None };
-        let retry = self.attempt_failed(local, &failure);
-        self.close(local, retry);
+        let retry_after_ms = self.net.plan.returns.then_some(0);
+        let failure = Failure { cause: "login timeout", words: &words, retry_after_ms };
+        let again_ms = self.attempt_failed(local, &failure);
+        self.close(local, again_ms);
     }
 }
 
-/// Whether a LOGIN that failed with this code may succeed later, with nothing changed.
-pub(super) fn passes(code: Option<ErrorCode>) -> bool {
+/// Whether a client that was refused with this code tries again: where that may help with nothing changed.
+pub(super) fn passes(code: Option<ErrorCode>, returns: bool) -> bool {
+    if returns {
+        return code.is_none_or(|code| code.retry() == Retry::Later);
+    }
     match code {
         Some(ErrorCode::LoginRateExceeded | ErrorCode::Overloaded | ErrorCode::LoginTimeout) => true,
         // Every other code is for good: another attempt would only hide it.

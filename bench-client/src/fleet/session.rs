@@ -16,7 +16,10 @@ use super::{
     message::count_cause,
     ramp::{Failure, passes},
 };
-use crate::scenario::{Random, Scenario};
+use crate::{
+    durable::is_to_acknowledgement,
+    scenario::{Random, Scenario},
+};
 
 /// A connection whose last PINGs all went unanswered is dead.
 const PINGS_UNANSWERED_MAX: u8 = 3;
@@ -29,7 +32,8 @@ impl<S: Scenario> Fleet<S> {
         self.net.plan.put_client(self.net.client(local), &mut client_id);
         let token = self.net.plan.credentials.token_for(&client_id);
         let agent = concat!("bench-client/", env!("CARGO_PKG_VERSION")).to_owned();
-        let login = body::Login { client_id, device_id: "bench".into(), token, agent, ..body::Login::default() };
+        let window = self.net.plan.receiving.map_or(0, |receiving| receiving.window);
+        let login = body::Login { client_id, device_id: "bench".into(), token, agent, window, ..body::Login::default() };
         self.net.put_frame(local, &Frame::Login(login), now);
     }
 
@@ -85,20 +89,25 @@ impl<S: Scenario> Fleet<S> {
                 self.net.put_frame(local, &Frame::Pong(pong), now);
             }
             Frame::Pong(pong) => self.pong(local, &pong, now),
-            Frame::Error(error) => self.error(local, &error),
+            Frame::Error(error) => self.error(local, &error, now),
+            Frame::Accepted(accepted) => {
+                let durable = self.scenario.durable();
+                if durable.is_some_and(|durable| durable.senders.accepted(&mut self.net, local, &accepted, now)) {
+                    self.scenario.accepted(&mut self.net, local, now);
+                }
+            }
+            Frame::Cursors(cursors) => self.cursors(local, &cursors, now),
+            Frame::Gap(gap) => {
+                if let Some(durable) = self.scenario.durable() {
+                    durable.receivers.gap(&mut self.net, local, &gap);
+                }
+            }
             Frame::Kicked(kicked) => self.fail(local, &code_name(kicked.code), &kicked.message, None),
             Frame::Goaway(goaway) => {
                 // The gateway ends the connection itself, after its window.
                 count_cause(&mut self.net.outcome.endings, "GOAWAY", &goaway.message);
             }
-            Frame::SendOk(_)
-            | Frame::LeaveOk(_)
-            | Frame::Accepted(_)
-            | Frame::Gap(_)
-            | Frame::Cursors(_)
-            | Frame::Page(_)
-            | Frame::Presence(_)
-            | Frame::Unknown { .. } => {}
+            Frame::SendOk(_) | Frame::LeaveOk(_) | Frame::Page(_) | Frame::Presence(_) | Frame::Unknown { .. } => {}
             Frame::Login(_)
             | Frame::Send(_)
             | Frame::Received(_)
@@ -122,8 +131,12 @@ impl<S: Scenario> Fleet<S> {
             return;
         }
         link.interval_ms = if ok.heartbeat_interval_ms == 0 { HEARTBEAT_INTERVAL_MS } else { ok.heartbeat_interval_ms };
+        if self.net.plan.receiving.is_some() && ok.window == 0 {
+            self.fail(local, "no window", "the gateway takes no part in durable delivery", None);
+            return;
+        }
         match group {
-            None => self.ready(local, now),
+            None => self.settle(local, now),
             Some(group) => {
                 link.state = State::Joining;
                 let mut name = String::new();
@@ -135,7 +148,24 @@ impl<S: Scenario> Fleet<S> {
 
     fn joined(&mut self, local: u32, now: Tick) {
         if self.net.links[local as usize].state == State::Joining {
+            self.settle(local, now);
+        }
+    }
+
+    /// A client is ready once it knows where its durable channels stand, if it has any.
+    fn settle(&mut self, local: u32, now: Tick) {
+        if self.scenario.durable().is_none_or(|durable| durable.receivers.is_placed(local)) {
             self.ready(local, now);
+        } else {
+            self.net.links[local as usize].state = State::Settling;
+        }
+    }
+
+    fn cursors(&mut self, local: u32, cursors: &body::Cursors, now: Tick) {
+        let Some(durable) = self.scenario.durable() else { return };
+        durable.receivers.cursors(&mut self.net, local, cursors);
+        if self.net.links[local as usize].state == State::Settling {
+            self.settle(local, now);
         }
     }
 
@@ -143,12 +173,23 @@ impl<S: Scenario> Fleet<S> {
         self.ramp.arrived();
         let link = &mut self.net.links[local as usize];
         link.state = State::Ready;
+        link.attempts = 0;
+        let was_ready = std::mem::replace(&mut link.was_ready, true);
         // Spreads the first heartbeats over half an interval, and with them all later ones.
         let spread =
             Random::new(self.net.plan.seed, self.net.plan.client(self.net.worker, local).into()).below(link.interval_ms / 2 + 1);
         link.last_sent_ms = (now.as_ms() as u32).wrapping_sub(spread);
-        self.net.outcome.tally.ready += 1;
-        self.net.outcome.tally.last_arrival = now;
+        let tally = &mut self.net.outcome.tally;
+        if was_ready {
+            tally.returned += 1;
+        } else {
+            tally.ready += 1;
+            tally.last_arrival = now;
+        }
+        if let Some(durable) = self.scenario.durable() {
+            durable.came(&mut self.net, local, now);
+        }
+        self.scenario.came(&mut self.net, local, now);
     }
 
     fn pong(&mut self, local: u32, pong: &body::Pong, now: Tick) {
@@ -163,36 +204,48 @@ impl<S: Scenario> Fleet<S> {
         self.net.outcome.tally.pongs += 1;
     }
 
-    fn error(&mut self, local: u32, error: &body::Error) {
+    fn error(&mut self, local: u32, error: &body::Error, now: Tick) {
         let name = code_name(error.code);
         if error.in_reply_to == FrameType::Send as u32 {
-            self.net.outcome.tally.refused += 1;
             count_cause(&mut self.net.outcome.refusals, &name, &error.message);
-            self.scenario.refused(&mut self.net, local, error.client_msg_id);
+            let is_for_good = match self.scenario.durable() {
+                Some(durable) => durable.senders.refused(&mut self.net, local, error, now),
+                None => {
+                    self.scenario.refused(&mut self.net, local, error.client_msg_id);
+                    true
+                }
+            };
+            self.net.outcome.tally.refused += u64::from(is_for_good);
+        } else if is_to_acknowledgement(error)
+            && let Some(durable) = self.scenario.durable()
+        {
+            count_cause(&mut self.net.outcome.refusals, &name, &error.message);
+            durable.receivers.acknowledgement_refused(&mut self.net, local, error, now);
         }
         let is_arriving = self.net.links[local as usize].is_arriving();
         if error.closing || is_arriving {
-            let retry = passes(ErrorCode::from_number(error.code)).then_some(error.retry_after_ms.into());
+            let passes = passes(ErrorCode::from_number(error.code), self.net.plan.returns);
+            let retry = passes.then_some(error.retry_after_ms);
             self.fail(local, &name, &error.message, retry);
         }
     }
 
     /// Gives a connection up, whatever its state, for a reason that the gateway or its bytes gave.
-    fn fail(&mut self, local: u32, cause: &str, words: &str, retry_after_ms: Option<u64>) {
+    fn fail(&mut self, local: u32, cause: &str, words: &str, retry_after_ms: Option<u32>) {
         let link = &self.net.links[local as usize];
         match link.state {
-            State::Connecting | State::LoggingIn | State::Joining => {
-                let retry = self.attempt_failed(local, &Failure { cause, words, retry_after_ms });
-                self.close(local, retry);
+            State::Connecting | State::LoggingIn | State::Joining | State::Settling => {
+                let again_ms = self.attempt_failed(local, &Failure { cause, words, retry_after_ms });
+                self.close(local, again_ms);
             }
             State::Ready => {
                 if !self.is_ending() {
                     self.net.outcome.tally.dropped += 1;
                     count_cause(&mut self.net.outcome.endings, cause, words);
                 }
-                self.close(local, false);
+                self.close(local, retry_after_ms.filter(|_| self.net.plan.returns));
             }
-            State::Finishing | State::Finished => self.close(local, false),
+            State::Finishing | State::Finished => self.close(local, None),
             State::Waiting | State::Closing { .. } | State::Gone => {}
         }
     }
@@ -200,19 +253,25 @@ impl<S: Scenario> Fleet<S> {
     /// The gateway ended a connection, or it broke.
     pub(super) fn ended(&mut self, local: u32, errno: Option<i32>, now: Tick) {
         match errno {
-            None => self.fail(local, "closed by the gateway", "the connection ended without a word", None),
+            None => {
+                let retry = self.net.plan.returns.then_some(0);
+                self.fail(local, "closed by the gateway", "the connection ended without a word", retry);
+            }
             Some(errno) => {
                 let words = io::Error::from_raw_os_error(errno).to_string();
-                let retry = (errno == nix::libc::ECONNRESET).then_some(0);
+                let retry = (errno == nix::libc::ECONNRESET || self.net.plan.returns).then_some(0);
                 self.fail(local, "broken connection", &words, retry);
             }
         }
         debug_assert!(!self.net.links[local as usize].listens(), "at {now:?}");
     }
 
-    pub(super) fn close(&mut self, local: u32, retry: bool) {
+    pub(super) fn close(&mut self, local: u32, again_ms: Option<u32>) {
+        if let Some(durable) = self.scenario.durable() {
+            durable.went(local);
+        }
         let link = &mut self.net.links[local as usize];
-        link.state = State::Closing { retry };
+        link.state = State::Closing { again_ms };
         let (conn, out, partial) = (link.conn, std::mem::take(&mut link.out), std::mem::take(&mut link.partial));
         self.net.queued_bytes -= out.len();
         self.net.recycle(out);
@@ -226,7 +285,7 @@ impl<S: Scenario> Fleet<S> {
         self.net.wheel.advance(now, &mut due);
         for local in due.drain(..) {
             match self.net.links[local as usize].state {
-                State::LoggingIn | State::Joining => self.look_at_arriving(local, now),
+                State::LoggingIn | State::Joining | State::Settling => self.look_at_arriving(local, now),
                 State::Ready => self.look_at_ready(local, now),
                 // Nothing to wait for; a new attempt makes its own entry.
                 State::Waiting | State::Connecting | State::Finishing | State::Finished | State::Closing { .. } | State::Gone => {
@@ -249,7 +308,8 @@ impl<S: Scenario> Fleet<S> {
             return;
         }
         if link.pings_unanswered == PINGS_UNANSWERED_MAX {
-            self.fail(local, "unanswered pings", "the gateway answered none of the last three PINGs", None);
+            let retry = self.net.plan.returns.then_some(0);
+            self.fail(local, "unanswered pings", "the gateway answered none of the last three PINGs", retry);
             return;
         }
         link.pings_unanswered += 1;

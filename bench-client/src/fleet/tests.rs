@@ -34,7 +34,7 @@ struct Counts {
 }
 
 fn counts(plan: &Plan, books: &dyn Books, (outcome, ledgers): (Outcome, Vec<Ledger>)) -> Counts {
-    let Settled { expected, lost, contradicted } = books.settle(plan, &ledgers);
+    let Settled { expected, lost, contradicted, .. } = books.settle(plan, &ledgers);
     Counts { tally: outcome.tally, outcome, expected, lost, contradicted }
 }
 
@@ -51,11 +51,11 @@ fn fanout(plan: &Plan, config: FanoutConfig, script: Script) -> Counts {
 }
 
 fn closed(depth: u32) -> RouteConfig {
-    RouteConfig { peers: Peers::Pairs, depth, rate: None }
+    RouteConfig { peers: Peers::Pairs, depth, rate: None, is_durable: false }
 }
 
 fn group(window: u32) -> FanoutConfig {
-    FanoutConfig { groups: 1, publishers: 1, window, rate: None }
+    FanoutConfig { groups: 1, publishers: 1, window, rate: None, is_durable: false }
 }
 
 fn assert_exact(counts: &Counts) {
@@ -80,7 +80,7 @@ fn routing_by_an_honest_gateway_is_exact() {
 #[test]
 fn random_peers_are_exact_and_idle_clients_stay_idle() {
     let plan = Plan { active: 7, ..plan::example(20, 3) };
-    let config = RouteConfig { peers: Peers::random(4, 7, 9), depth: 3, rate: None };
+    let config = RouteConfig { peers: Peers::random(4, 7, 9), ..closed(3) };
     let world = World::new(&plan, script(&[]), |plan, worker| Route::new(Arc::new(config.clone()), plan, worker));
     let (outcome, ledgers) = world.whole(300);
     assert!(ledgers.iter().map(|ledger| ledger.sent.len()).sum::<usize>() == 7 * 4);
@@ -99,7 +99,7 @@ fn the_closed_loop_keeps_its_depth_in_flight() {
 
 #[test]
 fn the_open_loop_follows_its_schedule() {
-    let config = RouteConfig { peers: Peers::Pairs, depth: 1, rate: Some(5_000.0) };
+    let config = RouteConfig { rate: Some(5_000.0), ..closed(1) };
     let counts = route(&plan::example(10, 3), config, script(&[]));
     assert_exact(&counts);
     assert!((1_490..=1_500).contains(&counts.tally.sent), "{}", counts.tally.sent);
@@ -153,7 +153,7 @@ fn a_message_refused_and_yet_delivered_is_a_fault() {
 
 #[test]
 fn a_starved_receiver_shows_in_the_turn_lag() {
-    let config = Arc::new(FanoutConfig { groups: 1, publishers: 1, window: 1, rate: Some(1_000.0) });
+    let config = Arc::new(FanoutConfig { rate: Some(1_000.0), ..group(1) });
     let mut world = World::new(&plan::example(10, 2), script(&[]), |plan, worker| Fanout::new(Arc::clone(&config), plan, worker));
     world.run_ms(500);
     let (start, end) = (world.now, world.now.plus_ms(300));
@@ -174,7 +174,7 @@ fn a_starved_receiver_shows_in_the_turn_lag() {
 #[test]
 fn an_open_loop_stops_before_its_queue_takes_all_memory() {
     let plan = Plan { payload_bytes: 4_096, ..plan::example(10, 2) };
-    let config = RouteConfig { peers: Peers::Pairs, depth: 1, rate: Some(1e6) };
+    let config = RouteConfig { rate: Some(1e6), ..closed(1) };
     let stopped = Script { takes_no_more_after: Some(100), ..script(&[]) };
     let counts = route(&plan, config, stopped);
     let sent_bytes = counts.tally.sent * 4_096;
@@ -196,7 +196,7 @@ fn faults_add_up() {
 fn every_member_gets_every_message_once() {
     for (connections, workers, groups, publishers) in [(10, 1, 1, 1), (10, 3, 1, 2), (12, 3, 2, 2), (12, 5, 4, 3), (2, 2, 2, 1)] {
         let plan = plan::example(connections, workers);
-        let config = FanoutConfig { groups, publishers, window: 5, rate: None };
+        let config = FanoutConfig { groups, publishers, ..group(5) };
         let counts = fanout(&plan, config, script(&[]));
         assert_exact(&counts);
         assert_eq!(counts.expected, counts.tally.sent * u64::from(connections / groups));

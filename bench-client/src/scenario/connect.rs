@@ -5,6 +5,7 @@ use weir::{io::Tick, wire::PushRef};
 
 use super::{Books, Scenario, Settled};
 use crate::{
+    durable::is_leftover,
     fleet::{Ledger, Net},
     plan::Plan,
 };
@@ -20,7 +21,10 @@ impl Scenario for Connect {
     fn begin(&mut self, _net: &mut Net, _start: Tick, _now: Tick) {}
 
     /// Nobody sends, so a message that comes all the same is not ours.
-    fn pushed(&mut self, net: &mut Net, local: u32, push: &PushRef<'_>, _now: Tick) {
+    fn pushed(&mut self, net: &mut Net, local: u32, push: &PushRef<'_>, now: Tick) {
+        if is_leftover(net, local, push, now) {
+            return;
+        }
         if let Some(stamp) = net.inspect(local, push) {
             net.misdelivered(local, push, &stamp);
         }

@@ -1,7 +1,8 @@
 //! `fanout`: messages from some members of a group to all of them, the sender included.
 //!
 //! Client `i` is a member of group `i % groups`, and the first `publishers` members of each group publish. Closed loop: a
-//! publisher has at most `window` messages on their way that not every member has yet. Open loop: a schedule.
+//! publisher has at most `window` messages on their way that not every member has yet, or, durable, that are not accepted yet. Open
+//! loop: a schedule.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use super::{
     streams::Streams,
 };
 use crate::{
+    durable::{Channels, Durable, Extent, Groups, Letter},
     fleet::{Ledger, Message, Net, sequence_of_id},
     plan::Plan,
     verify::{Arrival, Destination, Stamp},
@@ -28,6 +30,8 @@ pub(crate) struct FanoutConfig {
     pub(crate) window: u32,
     /// Messages published a second, all groups together; `None` for the closed loop.
     pub(crate) rate: Option<f64>,
+    /// Messages are durable. Then `window` bounds those of each publisher that are not accepted.
+    pub(crate) is_durable: bool,
 }
 
 impl FanoutConfig {
@@ -84,6 +88,7 @@ pub(crate) struct Fanout {
     /// Publishers whose `progress` is news.
     news: Vec<u32>,
     schedule: Option<Schedule>,
+    durable: Option<Durable>,
     is_open: bool,
 }
 
@@ -108,6 +113,16 @@ impl Fanout {
             members.iter().map(|of_worker| if of_worker[group] == 0 { u32::MAX } else { 0 }).collect()
         };
         let share = plan.share(worker, plan.connections);
+        let durable = config.is_durable.then(|| {
+            let extent = Extent {
+                senders: publishers_here,
+                receivers: share,
+                outgoing: publishers_here as usize,
+                incoming: (share * config.publishers) as usize,
+                channels: Channels { own: false, groups: Some(Groups { count: config.groups, first: 0 }) },
+            };
+            Durable::new(plan.receiving.expect("durable runs have a window"), &extent)
+        });
         Fanout {
             publishers_here,
             streams: Streams::new(publishers_here as usize, (share * config.publishers) as usize),
@@ -115,22 +130,34 @@ impl Fanout {
             progress: (0..publishing).map(progress).collect(),
             news: Vec::new(),
             schedule: config.rate.map(|rate| Schedule::new(rate, plan, worker, publishing)),
+            durable,
             is_open: false,
             config,
         }
     }
 
     fn publish(&mut self, net: &mut Net, local: u32, planned: Tick, now: Tick) {
-        if !net.is_ready(local) {
+        if self.durable.is_none() && !net.is_ready(local) {
             return;
         }
         let client = net.client(local);
-        let (group, slot) = (client % self.config.groups, self.config.rank(client));
-        net.send(local, Destination::Group(group), slot as u8, self.streams.next(local), planned, now);
+        let (destination, slot) = (Destination::Group(client % self.config.groups), self.config.rank(client) as u8);
+        let sequence = self.streams.next(local);
+        match &mut self.durable {
+            None => net.send(local, destination, slot, sequence, planned, now),
+            Some(durable) => {
+                durable.senders.send(net, local, &Letter { destination, planned, stream: local, sequence, slot }, now);
+            }
+        }
     }
 
     /// Publishes as much as the window leaves room for.
     fn fill_window(&mut self, net: &mut Net, local: u32, now: Tick) {
+        if let Some(durable) = &self.durable {
+            let room = self.config.window.saturating_sub(durable.senders.open(local));
+            (0..room).for_each(|_| self.publish(net, local, now, now));
+            return;
+        }
         let below = self.reach[local as usize].iter().copied().min().unwrap_or(0);
         while self.is_open && net.is_ready(local) && self.streams.sent(local).saturating_sub(below) < self.config.window {
             self.publish(net, local, now, now);
@@ -164,12 +191,20 @@ impl Scenario for Fanout {
     }
 
     fn pushed(&mut self, net: &mut Net, local: u32, push: &PushRef<'_>, now: Tick) {
-        let Some(stamp) = net.inspect(local, push) else { return };
+        let stamp = match &mut self.durable {
+            None => net.inspect(local, push),
+            Some(durable) => durable.receivers.take(net, local, push, now),
+        };
+        let Some(stamp) = stamp else { return };
         let Some(stream) = self.stream(net, local, push, &stamp) else {
             net.misdelivered(local, push, &stamp);
             return;
         };
         let arrival = self.streams.take(stream, stamp.sequence);
+        if let Some(durable) = &mut self.durable {
+            durable.receivers.arrived(net, local, stream, &arrival, (&stamp, push.seq), now);
+            return;
+        }
         net.arrived(local, &arrival, &stamp, now);
         if let (Arrival::Newest { passed }, None) = (arrival, self.config.rate) {
             let progress = &mut self.progress[stamp.sender as usize];
@@ -178,6 +213,16 @@ impl Scenario for Fanout {
             if progress.is_news && !was_news {
                 self.news.push(stamp.sender);
             }
+        }
+    }
+
+    fn durable(&mut self) -> Option<&mut Durable> {
+        self.durable.as_mut()
+    }
+
+    fn accepted(&mut self, net: &mut Net, local: u32, now: Tick) {
+        if self.is_open && self.config.rate.is_none() {
+            self.fill_window(net, local, now);
         }
     }
 
@@ -229,11 +274,18 @@ impl Books for FanoutConfig {
         let mut settled = Settled::default();
         for client in 0..plan.connections {
             let to = &ledgers[plan.worker_of(client) as usize];
+            let (lost_before, mut last) = (settled.lost, 0);
             for slot in 0..self.publishers {
                 let publisher = slot * self.groups + client % self.groups;
-                let from = &ledgers[plan.worker_of(publisher) as usize];
-                settled.add((from, plan.local_of(publisher)), (to, plan.local_of(client) * self.publishers + slot));
+                let (from, outgoing) = (&ledgers[plan.worker_of(publisher) as usize], plan.local_of(publisher));
+                settled.add((from, outgoing), (to, plan.local_of(client) * self.publishers + slot));
+                last = last.max(Settled::last_told(from, outgoing));
             }
+            let name = || {
+                let channel = plan.channel(Destination::Group(client % self.groups));
+                format!("{channel} at {}{client}", plan.prefix)
+            };
+            settled.add_channel(to, plan.local_of(client), last, lost_before, name);
         }
         settled
     }

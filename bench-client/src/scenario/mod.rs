@@ -6,11 +6,17 @@ pub(crate) mod fanout;
 pub(crate) mod pace;
 pub(crate) mod route;
 mod schedule;
+mod settled;
 mod streams;
 
 use weir::{io::Tick, wire::PushRef};
 
+#[cfg(test)]
+pub(crate) use self::settled::FaultyChannel;
+pub(crate) use self::settled::Settled;
+
 use crate::{
+    durable::Durable,
     fleet::{Ledger, Net},
     plan::Plan,
 };
@@ -26,7 +32,18 @@ pub(crate) trait Scenario: Send {
     /// A message came to the client at `local`.
     fn pushed(&mut self, net: &mut Net, local: u32, push: &PushRef<'_>, now: Tick);
 
-    /// The gateway answered this SEND of the client at `local` with an error.
+    /// The durable messages of this worker, if it has any.
+    fn durable(&mut self) -> Option<&mut Durable> {
+        None
+    }
+
+    /// A durable message of the client at `local` was accepted: there is room for another.
+    fn accepted(&mut self, _net: &mut Net, _local: u32, _now: Tick) {}
+
+    /// The client at `local` is ready, for the first time or again.
+    fn came(&mut self, _net: &mut Net, _local: u32, _now: Tick) {}
+
+    /// The gateway answered this transient SEND of the client at `local` with an error.
     fn refused(&mut self, net: &mut Net, local: u32, client_msg_id: u64);
 
     /// All members of another worker, or of this one, have the sequences of `publisher` below `below` behind them.
@@ -49,33 +66,6 @@ pub(crate) trait Scenario: Send {
 pub(crate) trait Books {
     /// What should have come, and what did.
     fn settle(&self, plan: &Plan, ledgers: &[Ledger]) -> Settled;
-}
-
-/// What the ledgers say together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Settled {
-    /// Deliveries that should have been.
-    pub(crate) expected: u64,
-    /// Those of them that were not.
-    pub(crate) lost: u64,
-    /// Deliveries of messages that the gateway had told the sender it refused.
-    pub(crate) contradicted: u64,
-}
-
-impl Settled {
-    /// Holds an outgoing stream against one of the incoming streams that it leads to.
-    fn add(&mut self, (from, outgoing): (&Ledger, u32), (to, incoming): (&Ledger, u32)) {
-        let sent = from.sent[outgoing as usize];
-        let (refused, contradicted) = from.refused.get(&outgoing).map_or((0, 0), |refused| {
-            (refused.len() as u32, to.received.count_among(incoming as usize, refused.iter().copied()))
-        });
-        // Of different messages none is counted twice, and what came was sent, as its checksum says; so nothing falls below 0.
-        let expected = sent - refused;
-        let came = to.received.count(incoming as usize) - contradicted;
-        self.expected += u64::from(expected);
-        self.lost += u64::from(expected.saturating_sub(came));
-        self.contradicted += u64::from(contradicted);
-    }
 }
 
 /// SplitMix64 (Steele, Lea and Flood 2014): every choice of a run comes from its seed.

@@ -1,7 +1,8 @@
 //! `route`: messages from client to client.
 //!
-//! Closed loop: every active client starts with `depth` messages on their way, and whoever gets one sends one, so that the
-//! number in flight stays (of each pair; of random peers only over all of them). Open loop: sends follow a schedule, whatever comes back.
+//! Closed loop, transient: every active client starts with `depth` messages on their way, and whoever gets one sends one, so that the
+//! number in flight stays (of each pair; of random peers only over all of them). Closed loop, durable: every active client has `depth`
+//! messages that are not accepted. Open loop: sends follow a schedule, whatever comes back.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use super::{
     streams::Streams,
 };
 use crate::{
+    durable::{Channels, Durable, Extent, Letter},
     fleet::{Ledger, Net, sequence_of_id, slot_of_id},
     plan::Plan,
     verify::{Arrival, Destination, Stamp},
@@ -73,6 +75,8 @@ pub(crate) struct RouteConfig {
     pub(crate) depth: u32,
     /// Messages a second, all workers together; `None` for the closed loop.
     pub(crate) rate: Option<f64>,
+    /// Messages are durable. Then `depth` bounds those of each client that are not accepted.
+    pub(crate) is_durable: bool,
 }
 
 impl RouteConfig {
@@ -96,6 +100,7 @@ pub(crate) struct Route {
     streams: Streams,
     random: Random,
     schedule: Option<Schedule>,
+    durable: Option<Durable>,
     is_open: bool,
 }
 
@@ -105,6 +110,16 @@ impl Route {
         let active_here = plan.share(worker, active);
         let slots = config.peers.slots();
         let streams = (active_here * slots) as usize;
+        let durable = config.is_durable.then(|| {
+            let extent = Extent {
+                senders: active_here,
+                receivers: active_here,
+                outgoing: streams,
+                incoming: streams,
+                channels: Channels { own: true, groups: None },
+            };
+            Durable::new(plan.receiving.expect("durable runs have a window"), &extent)
+        });
         Route {
             active,
             active_here,
@@ -112,19 +127,40 @@ impl Route {
             streams: Streams::new(streams, streams),
             random: Random::new(plan.seed, worker.into()),
             schedule: config.rate.map(|rate| Schedule::new(rate, plan, worker, active)),
+            durable,
             is_open: false,
             config,
         }
     }
 
     fn send(&mut self, net: &mut Net, local: u32, planned: Tick, now: Tick) {
-        if !net.is_ready(local) {
+        if self.durable.is_none() && !net.is_ready(local) {
             return;
         }
         let slot = if self.slots == 1 { 0 } else { self.random.below(self.slots) };
         let receiver = self.config.peers.receiver(net.client(local), slot, self.active);
-        let sequence = self.streams.next(local * self.slots + slot);
-        net.send(local, Destination::Client(receiver), slot as u8, sequence, planned, now);
+        let (stream, destination, slot) = (local * self.slots + slot, Destination::Client(receiver), slot as u8);
+        let sequence = self.streams.next(stream);
+        match &mut self.durable {
+            None => net.send(local, destination, slot, sequence, planned, now),
+            Some(durable) => {
+                durable.senders.send(net, local, &Letter { destination, planned, stream, sequence, slot }, now);
+            }
+        }
+    }
+
+    /// A message came on its stream.
+    fn arrived(&mut self, net: &mut Net, local: u32, stream: usize, (stamp, seq): (&Stamp, u64), now: Tick) {
+        let arrival = self.streams.take(stream, stamp.sequence);
+        debug_assert!(!matches!(&arrival, Arrival::Newest { passed } if passed.is_empty()));
+        match &mut self.durable {
+            Some(durable) => durable.receivers.arrived(net, local, stream, &arrival, (stamp, seq), now),
+            None => {
+                if net.arrived(local, &arrival, stamp, now) && self.is_open && self.config.rate.is_none() {
+                    self.send(net, local, now, now);
+                }
+            }
+        }
     }
 
     /// The stream by which this message came to its receiver, if such a message can come to it.
@@ -160,14 +196,23 @@ impl Scenario for Route {
     }
 
     fn pushed(&mut self, net: &mut Net, local: u32, push: &PushRef<'_>, now: Tick) {
-        let Some(stamp) = net.inspect(local, push) else { return };
-        let Some(stream) = self.stream(net, local, push, &stamp) else {
-            net.misdelivered(local, push, &stamp);
-            return;
+        let stamp = match &mut self.durable {
+            None => net.inspect(local, push),
+            Some(durable) => durable.receivers.take(net, local, push, now),
         };
-        let arrival = self.streams.take(stream, stamp.sequence);
-        debug_assert!(!matches!(&arrival, Arrival::Newest { passed } if passed.is_empty()));
-        if net.arrived(local, &arrival, &stamp, now) && self.is_open && self.config.rate.is_none() {
+        let Some(stamp) = stamp else { return };
+        match self.stream(net, local, push, &stamp) {
+            Some(stream) => self.arrived(net, local, stream, (&stamp, push.seq), now),
+            None => net.misdelivered(local, push, &stamp),
+        }
+    }
+
+    fn durable(&mut self) -> Option<&mut Durable> {
+        self.durable.as_mut()
+    }
+
+    fn accepted(&mut self, net: &mut Net, local: u32, now: Tick) {
+        if self.is_open && self.config.rate.is_none() {
             self.send(net, local, now, now);
         }
     }
@@ -209,9 +254,15 @@ impl Books for RouteConfig {
         let end = |client: u32, slot: u32| (&ledgers[plan.worker_of(client) as usize], plan.local_of(client) * slots + slot);
         let mut settled = Settled::default();
         for client in 0..active {
+            let (lost_before, mut last) = (settled.lost, 0);
             for slot in 0..slots {
-                settled.add(end(client, slot), end(self.peers.receiver(client, slot, active), slot));
+                let (from, outgoing) = end(self.peers.sender(client, slot, active), slot);
+                settled.add((from, outgoing), end(client, slot));
+                last = last.max(Settled::last_told(from, outgoing));
             }
+            let to = &ledgers[plan.worker_of(client) as usize];
+            let name = || plan.channel(Destination::Client(client));
+            settled.add_channel(to, plan.local_of(client), last, lost_before, name);
         }
         settled
     }

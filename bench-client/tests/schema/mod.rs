@@ -11,6 +11,7 @@ pub(crate) struct Made {
     pub(crate) open_loop: bool,
     pub(crate) ramp_rate: bool,
     pub(crate) server_pid: bool,
+    pub(crate) durable: bool,
 }
 
 /// One line of the table.
@@ -92,6 +93,7 @@ fn check_present(object: &Value, row: &Row, made: Made) {
             "open loop" => made.open_loop,
             "ramp rate" => made.ramp_rate,
             "--server-pid" => made.server_pid,
+            "durable" => made.durable,
             other => panic!("schema.md says {other:?}, which is not known here"),
         };
         assert_eq!(parent.get(name).is_some(), wanted, "{:?} is there {:?}", row.field, row.when);
