@@ -16,7 +16,7 @@ use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use crate::limits::BODY_BYTES_CEILING;
-use crate::wire::{Decoded, Frame, FrameType, PushRef, SendRef, body, decode, encode};
+use crate::wire::{Decoded, Frame, FrameType, PushRef, SendRef, body, decode, encode, wrap_batch};
 
 /// How much is read from the socket at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -59,6 +59,8 @@ pub struct Client {
     stream: TcpStream,
     /// Bytes of frames that are not complete yet.
     received: Vec<u8>,
+    /// Frames that came in a BATCH and were not looked at yet.
+    taken: VecDeque<Taken>,
     /// Events that came while another one was awaited.
     events: VecDeque<Event>,
     /// The last code and text that announced a close.
@@ -97,6 +99,7 @@ impl Client {
         Ok(Client {
             stream,
             received: Vec::new(),
+            taken: VecDeque::new(),
             events: VecDeque::new(),
             farewell: None,
             next_msg_id: 1,
@@ -231,7 +234,24 @@ impl Client {
     pub fn write_frame(&mut self, frame: &Frame<'_>) -> Result<(), ClientError> {
         let mut bytes = Vec::new();
         encode(frame, &mut bytes);
-        let Err(cause) = self.stream.write_all(&bytes) else { return Ok(()) };
+        self.write_whole(&bytes)
+    }
+
+    /// Writes several frames as one BATCH, which must not be longer than the gateway takes.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn write_batch(&mut self, frames: &[Frame<'_>]) -> Result<(), ClientError> {
+        let mut bytes = Vec::new();
+        for frame in frames {
+            encode(frame, &mut bytes);
+        }
+        wrap_batch(&mut bytes);
+        self.write_whole(&bytes)
+    }
+
+    fn write_whole(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
+        let Err(cause) = self.stream.write_all(bytes) else { return Ok(()) };
         // A gateway that closes says why first; that is worth more than "broken pipe".
         let deadline = Instant::now() + Duration::from_millis(200);
         while let Ok(Some(event)) = self.receive(deadline) {
@@ -303,11 +323,12 @@ impl Client {
     /// The first frame of what was received, if it is complete. Answers PINGs, skips unknown frames.
     fn take_frame(&mut self) -> Result<Option<Event>, ClientError> {
         loop {
-            let (taken, frame_bytes) = match decode(&self.received, BODY_BYTES_CEILING).map_err(ClientError::Malformed)? {
-                Decoded::NeedMore { .. } => return Ok(None),
-                Decoded::Frame { frame, frame_bytes } => (Taken::of(frame), frame_bytes),
+            let Some(taken) = self.taken.pop_front() else {
+                if self.unpack()? {
+                    continue;
+                }
+                return Ok(None);
             };
-            self.received.drain(..frame_bytes);
             match taken {
                 Taken::Event(event) => {
                     self.note_farewell(&event);
@@ -321,6 +342,26 @@ impl Client {
                 Taken::Misdirected(kind) => return Err(ClientError::Unexpected { kind: kind.name() }),
             }
         }
+    }
+
+    /// Takes the first frame off what was received, or all those of the BATCH that it is. Returns false if it is not complete.
+    fn unpack(&mut self) -> Result<bool, ClientError> {
+        let frame_bytes = match decode(&self.received, BODY_BYTES_CEILING).map_err(ClientError::Malformed)? {
+            Decoded::NeedMore { .. } => return Ok(false),
+            Decoded::Frame { frame: Frame::Batch(batch), frame_bytes } => {
+                for frame in batch.frames() {
+                    let (frame, _) = frame.map_err(ClientError::Malformed)?;
+                    self.taken.push_back(Taken::of(frame));
+                }
+                frame_bytes
+            }
+            Decoded::Frame { frame, frame_bytes } => {
+                self.taken.push_back(Taken::of(frame));
+                frame_bytes
+            }
+        };
+        self.received.drain(..frame_bytes);
+        Ok(true)
     }
 
     fn note_farewell(&mut self, event: &Event) {
@@ -345,6 +386,7 @@ impl Client {
 }
 
 /// What a client makes of a frame.
+#[derive(Debug)]
 enum Taken {
     Event(Event),
     Ping(body::Ping),
@@ -371,6 +413,8 @@ impl Taken {
             Frame::Error(error) => Event::Error(error),
             Frame::Ping(ping) => return Taken::Ping(ping),
             Frame::Unknown { .. } => return Taken::Skip,
+            // Taken apart before.
+            Frame::Batch(_) => return Taken::Misdirected(FrameType::Batch),
             Frame::Login(_) => return Taken::Misdirected(FrameType::Login),
             Frame::Send(_) => return Taken::Misdirected(FrameType::Send),
             Frame::Join(_) => return Taken::Misdirected(FrameType::Join),

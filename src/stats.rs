@@ -133,6 +133,8 @@ numbers! {
         Counter moved_out: "Connections handed to their home shard.";
         Counter moved_in: "Connections taken in by this shard as their home.";
         Counter frames_in: "Frames received.";
+        Counter batches_in: "BATCH frames received; the frames in them count as received too.";
+        Counter batches_out: "BATCH frames sent.";
         Counter frames_unknown: "Frames of unknown, not critical types, skipped.";
         Counter bytes_in: "Bytes received.";
         Counter bytes_out: "Bytes handed to the kernel.";

@@ -1,6 +1,8 @@
 //! End to end: the real binary, real sockets on loopback, both reactors. What each file is about stands at its head.
 #![forbid(unsafe_code)]
 
+#[path = "e2e/batches.rs"]
+mod batches;
 #[path = "e2e/devices.rs"]
 mod devices;
 #[path = "e2e/durable.rs"]

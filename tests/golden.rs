@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weir::wire::{AcceptedRef, Decoded, ErrorCode, Frame, FrameType, PushRef, Retry, SendRef, body, decode, encode};
+use weir::wire::{
+    AcceptedRef, BatchRef, Decoded, ErrorCode, Frame, FrameType, Malformed, PushRef, Retry, SendRef, body, decode, encode,
+};
 
 const PAGE: &str = include_str!("../proto/frame.md");
 /// The limit that the page states for its vectors.
@@ -129,6 +131,7 @@ fn with_frame(kind: FrameType, mut values: Values, check: impl FnOnce(&Frame<'_>
     let v = &mut values;
     let (channel, payload) = (v.text("channel"), v.bytes("payload"));
     let key = v.text("key");
+    let inner = v.all("inner").iter().flat_map(|hex| unhex(hex)).collect::<Vec<u8>>();
     let (from_client, from_device) = (v.text("from_client"), v.text("from_device"));
     let frame = match kind {
         FrameType::Login => Frame::Login(body::Login {
@@ -193,6 +196,7 @@ fn with_frame(kind: FrameType, mut values: Values, check: impl FnOnce(&Frame<'_>
         FrameType::Gap => {
             Frame::Gap(body::Gap { channel: channel.clone(), from: v.number("from"), to: v.number("to"), code: v.number("code") })
         }
+        FrameType::Batch => Frame::Batch(BatchRef::new(&inner)),
         FrameType::Cursors => Frame::Cursors(body::Cursors {
             channel: channel.clone(),
             first: v.number("first"),
@@ -264,10 +268,19 @@ fn stored(mut v: Values) -> body::Push {
     push
 }
 
+/// As `decode`, and looks into a BATCH.
+fn decode_whole(bytes: &[u8]) -> Result<Decoded<'_>, Malformed> {
+    let decoded = decode(bytes, MAX_BODY_BYTES)?;
+    if let Decoded::Frame { frame: Frame::Batch(batch), .. } = &decoded {
+        batch.frames().try_for_each(|frame| frame.map(|_| ()))?;
+    }
+    Ok(decoded)
+}
+
 #[test]
 fn every_vector_holds() {
     for Vector { name, frame: bytes, expect } in vectors() {
-        let decoded = decode(&bytes, MAX_BODY_BYTES);
+        let decoded = decode_whole(&bytes);
         match expect {
             Expect::Frame { kind, decode_only, fields } => with_frame(kind, fields, |frame| {
                 let whole = Decoded::Frame { frame: frame.clone(), frame_bytes: bytes.len() };
@@ -305,8 +318,16 @@ fn the_vectors_leave_nothing_out() {
         assert!(of_type.get(kind.name()).is_some_and(|count| *count >= 2), "fewer than two vectors for {}", kind.name());
     }
     // Every code that `decode` can give: those of `Malformed::code`.
-    let codes =
-        ["BAD_MAGIC", "UNSUPPORTED_VERSION", "UNSUPPORTED_FLAGS", "FRAME_TOO_LONG", "BAD_CHECKSUM", "UNKNOWN_TYPE", "BAD_BODY"];
+    let codes = [
+        "BAD_MAGIC",
+        "UNSUPPORTED_VERSION",
+        "UNSUPPORTED_FLAGS",
+        "FRAME_TOO_LONG",
+        "BAD_CHECKSUM",
+        "UNKNOWN_TYPE",
+        "BAD_BODY",
+        "BAD_BATCH",
+    ];
     assert_eq!(refused, BTreeSet::from(codes));
     assert!(skipped >= 2 && incomplete >= 2);
 }

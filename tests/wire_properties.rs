@@ -9,10 +9,10 @@ use proptest::{collection::vec, option::of as option, prelude::*};
 use prost::Message;
 use weir::{
     limits::BODY_FIELDS_MAX,
-    wire::{Decoded, Frame, HEADER_BYTES, Malformed, SendRef, body, decode, encode},
+    wire::{BatchRef, Decoded, Frame, FrameType, HEADER_BYTES, Malformed, SendRef, body, decode, encode, wrap_batch},
 };
 
-const LIMIT: u32 = 4096;
+const LIMIT: u32 = 16_384;
 
 fn encoded(frame: &Frame<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -83,6 +83,8 @@ enum Owned {
     Send(body::Send),
     Push(body::Push),
     Accepted(body::Accepted),
+    /// Encoded frames.
+    Batch(Vec<u8>),
 }
 
 impl Owned {
@@ -91,13 +93,23 @@ impl Owned {
             Owned::Cold(frame) => frame.clone(),
             Owned::Send(send) => Frame::Send(send_ref(send)),
             Owned::Push(push) => Frame::Push(push_ref(push)),
+            Owned::Batch(frames) => Frame::Batch(BatchRef::new(frames)),
             Owned::Accepted(accepted) => Frame::Accepted(accepted_ref(accepted)),
         }
     }
 }
 
-/// Every type. On the heap: an unoptimized build of these strategies overflows a test's stack.
+/// Every type.
 fn any_frame() -> BoxedStrategy<Owned> {
+    let batch = vec(any_single(), 1..4).prop_map(|frames| {
+        let encoded = frames.iter().flat_map(|owned| encoded(&owned.frame()));
+        Owned::Batch(encoded.collect())
+    });
+    prop_oneof![20 => any_single(), 1 => batch].boxed()
+}
+
+/// Every type but BATCH. On the heap: an unoptimized build of these strategies overflows a test's stack.
+fn any_single() -> BoxedStrategy<Owned> {
     let session = prop_oneof![
         ((text(), text(), text(), text(), text()), (any::<i32>(), small(), any::<bool>(), option(number()))).prop_map(
             |((client_id, device_id, device_class, token, agent), (compression, window, batches, cursor))| {
@@ -204,7 +216,7 @@ fn any_frame_makes_every_type() {
     let mut runner = TestRunner::deterministic();
     let mut frame = || any_frame().new_tree(&mut runner).expect("a strategy without filters").current().frame().kind();
     let seen: std::collections::BTreeSet<u8> = (0..2000).map(|_| frame()).collect();
-    for kind in weir::wire::FrameType::ALL {
+    for kind in FrameType::ALL {
         assert!(seen.contains(&(*kind as u8)), "no {}", kind.name());
     }
 }
@@ -241,6 +253,19 @@ fn hostile_body() -> impl Strategy<Value = Vec<u8>> {
         }
         body
     })
+}
+
+/// The frames of a BATCH, each encoded again.
+fn in_batch(bytes: &[u8]) -> Vec<Result<Vec<u8>, Malformed>> {
+    let Ok(Decoded::Frame { frame: Frame::Batch(batch), frame_bytes }) = decode(bytes, u32::MAX) else { panic!("no batch") };
+    assert_eq!(frame_bytes, bytes.len());
+    let again = |(frame, length): (Frame<'_>, usize)| {
+        let again = encoded(&frame);
+        // Bodies of unknown types are not kept.
+        assert!(again.len() == length || matches!(frame, Frame::Unknown { .. }));
+        again
+    };
+    batch.frames().map(|frame| frame.map(again)).collect()
 }
 
 /// A valid body with a few bytes changed, inserted or removed.
@@ -295,6 +320,37 @@ proptest! {
         }
     }
 
+    /// Frame by frame, a batch holds what was put in; cut anywhere, or with another one inside, it is refused at that place.
+    #[test]
+    fn a_batch_is_its_frames(frames in vec(any_single(), 1..6), cut in any::<prop::sample::Index>()) {
+        let mut batch = Vec::new();
+        let ends: Vec<usize> = frames.iter().map(|owned| { encode(&owned.frame(), &mut batch); batch.len() }).collect();
+        let whole = batch.clone();
+        wrap_batch(&mut batch);
+        let taken = in_batch(&batch);
+        prop_assert_eq!(taken.len(), frames.len());
+        for ((taken, owned), end) in taken.iter().zip(&frames).zip(&ends) {
+            let expected = encoded(&owned.frame());
+            prop_assert_eq!(taken, &Ok(expected), "up to {}", end);
+        }
+        let cut = cut.index(whole.len());
+        let mut short = whole[..cut].to_vec();
+        if cut > 0 {
+            wrap_batch(&mut short);
+            let taken = in_batch(&short);
+            let in_front = ends.iter().filter(|end| **end <= cut).count();
+            let is_cut = !ends.contains(&cut);
+            prop_assert_eq!(taken.len(), in_front + usize::from(is_cut));
+            prop_assert!(taken[..in_front].iter().all(Result::is_ok));
+            prop_assert_eq!(is_cut, matches!(taken.last(), Some(Err(Malformed::Batch { .. }))));
+        }
+        let mut outer = [whole, batch].concat();
+        wrap_batch(&mut outer);
+        let taken = in_batch(&outer);
+        prop_assert_eq!(taken.len(), frames.len() + 1);
+        prop_assert!(matches!(taken.last(), Some(Err(Malformed::Batch { .. }))), "{:?}", taken.last());
+    }
+
     /// No single bit of a frame can change without notice, the reserved ones included.
     #[test]
     fn every_bit_flip_is_noticed(owned in any_frame()) {
@@ -313,7 +369,9 @@ proptest! {
         if honest && bytes.len() >= 3 {
             bytes[..3].copy_from_slice(b"WR\x01");
         }
-        let _ = decode(&bytes, LIMIT);
+        if let Ok(Decoded::Frame { frame: Frame::Batch(batch), .. }) = decode(&bytes, LIMIT) {
+            for _ in batch.frames() {}
+        }
     }
 
     #[test]
@@ -386,6 +444,11 @@ fn the_oracle_sees_bodies_of_both_kinds() {
     assert!(taken > 100 && refused > 100 && by_rule > 100, "taken {taken}, refused {refused}, refused by rule {by_rule}");
 }
 
+/// All but BATCH.
+fn protobuf_types() -> impl Iterator<Item = FrameType> {
+    FrameType::ALL.iter().copied().filter(|kind| *kind != FrameType::Batch)
+}
+
 #[test]
 fn the_rules_beyond_prost_are_decided() {
     // Last value wins, for texts and for numbers.
@@ -398,12 +461,12 @@ fn the_rules_beyond_prost_are_decided() {
     // A group is refused in every type, and prost would have taken it.
     let group = [0x83, 0x01, 0x84, 0x01];
     assert!(body::Send::decode(&group[..]).is_ok());
-    for kind in weir::wire::FrameType::ALL {
-        assert!(matches!(decode(&framed(*kind as u8, &group), LIMIT), Err(Malformed::Body { .. })), "{}", kind.name());
+    for kind in protobuf_types() {
+        assert!(matches!(decode(&framed(kind as u8, &group), LIMIT), Err(Malformed::Body { .. })), "{}", kind.name());
     }
     // So is a body of very many fields: a GOAWAY's alternatives would cost 24 bytes for 2.
-    for kind in weir::wire::FrameType::ALL {
+    for kind in protobuf_types() {
         let many = [0x82, 0x01, 0].repeat(BODY_FIELDS_MAX + 1);
-        assert!(matches!(decode(&framed(*kind as u8, &many), LIMIT), Err(Malformed::Body { .. })), "{}", kind.name());
+        assert!(matches!(decode(&framed(kind as u8, &many), LIMIT), Err(Malformed::Body { .. })), "{}", kind.name());
     }
 }

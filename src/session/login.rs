@@ -52,6 +52,13 @@ pub struct Rights {
     pub watch: NameRights,
 }
 
+/// What a client takes beyond plain frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Form {
+    /// Several frames in one.
+    pub batches: bool,
+}
+
 /// Who is behind a connection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
@@ -64,6 +71,7 @@ pub struct Identity {
     pub window: u32,
     /// The highest sequence of its own channel that the device says it has.
     pub cursor: Option<u64>,
+    pub form: Form,
 }
 
 /// Checks a LOGIN.
@@ -90,6 +98,7 @@ pub fn check_login(now: Tick, login: &body::Login, rules: &Rules) -> Result<Iden
         rights,
         window: login.window.min(WINDOW_MAX),
         cursor: login.cursor,
+        form: Form { batches: login.batches },
     })
 }
 

@@ -9,7 +9,7 @@ mod rate;
 pub mod token;
 
 pub use heartbeat::{Heartbeat, HeartbeatRules};
-pub use login::{DeviceClass, Identity, Policy, Rights, check_login};
+pub use login::{DeviceClass, Form, Identity, Policy, Rights, check_login};
 pub use name::{BadName, Names, check_name, check_optional_name};
 pub use rate::{Bucket, Rate, Verdict};
 
@@ -203,6 +203,7 @@ impl Session {
                 ErrorCode::UnexpectedFrame,
                 "LOGIN came twice on one connection; open another for another client",
             )),
+            Frame::Batch(_) => Err(Refusal::closing(ErrorCode::BadBatch, "a BATCH is taken apart before its frames are handled")),
             Frame::LoginOk(_)
             | Frame::SendOk(_)
             | Frame::Push(_)
@@ -269,6 +270,7 @@ pub fn check_first_frame(frame: Frame<'_>) -> Result<body::Login, Refusal> {
         | Frame::State(_)
         | Frame::Watch(_)
         | Frame::Unwatch(_)
+        | Frame::Batch(_)
         | Frame::Unknown { .. } => {
             Err(Refusal::closing(ErrorCode::UnexpectedFrame, "the first frame of a connection must be LOGIN"))
         }

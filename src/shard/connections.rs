@@ -5,7 +5,7 @@ use super::{Arrival, groups::Membership, watching::Watching};
 use crate::{
     ids::ConnId,
     io::Tick,
-    session::{Identity, Names, Rights, Session},
+    session::{Form, Identity, Names, Rights, Session},
     wire::body::Presence,
 };
 
@@ -69,6 +69,8 @@ pub struct Connection {
     pub generation: u32,
     pub phase: Phase,
     pub class: u8,
+    /// How frames may be sent to it.
+    pub form: Form,
     /// A probe is out, and nothing was heard since.
     pub probed: bool,
     /// GOAWAY was sent.
@@ -106,6 +108,7 @@ impl Connection {
             generation: 0,
             phase: Phase::Vacant,
             class: 0,
+            form: Form::default(),
             probed: false,
             going: false,
             watched: false,
@@ -129,6 +132,7 @@ impl Connection {
     pub fn identify(&mut self, identity: Identity, epoch: u64, session: Session) {
         self.names = identity.names;
         self.class = identity.class;
+        self.form = identity.form;
         self.rights = identity.rights;
         self.epoch = epoch;
         self.session = Some(session);

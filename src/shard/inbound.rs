@@ -6,7 +6,7 @@ use crate::{
     ids::ConnId,
     limits::{HELD_BYTES_MAX, LOGIN_BODY_BYTES_MAX},
     session::{Action, Refusal, check_first_frame},
-    wire::{Decoded, ErrorCode, Frame, decode},
+    wire::{BatchRef, Decoded, ErrorCode, Frame, decode},
 };
 
 /// Whether the bytes behind a frame are still this connection's to read.
@@ -160,8 +160,11 @@ impl Shard {
                 Ok(Decoded::NeedMore { .. }) => break,
                 Ok(Decoded::Frame { frame, frame_bytes }) => {
                     used += frame_bytes;
-                    self.stats.frames_in.add(1);
-                    if self.handle_frame(conn, frame, frame_bytes, &bytes[used..]) == Flow::Stop {
+                    let flow = match frame {
+                        Frame::Batch(batch) if connection.phase == Phase::Active => self.handle_batch(conn, batch),
+                        frame => self.handle_frame(conn, frame, frame_bytes, &bytes[used..]),
+                    };
+                    if flow == Flow::Stop {
                         return bytes.len();
                     }
                 }
@@ -174,7 +177,31 @@ impl Shard {
         used
     }
 
+    /// Handles the frames of a BATCH as if they had come one by one.
+    fn handle_batch(&mut self, conn: ConnId, batch: BatchRef<'_>) -> Flow {
+        self.stats.batches_in.add(1);
+        for frame in batch.frames() {
+            // What came before may have ended the connection.
+            if self.connections.get(conn).is_none_or(|connection| connection.phase != Phase::Active) {
+                return Flow::Stop;
+            }
+            match frame {
+                Ok((frame, frame_bytes)) => {
+                    if self.handle_frame(conn, frame, frame_bytes, &[]) == Flow::Stop {
+                        return Flow::Stop;
+                    }
+                }
+                Err(malformed) => {
+                    self.refuse(conn, Refusal::closing(malformed.code(), malformed.to_string()));
+                    return Flow::Stop;
+                }
+            }
+        }
+        Flow::On
+    }
+
     fn handle_frame(&mut self, conn: ConnId, frame: Frame<'_>, frame_bytes: usize, rest: &[u8]) -> Flow {
+        self.stats.frames_in.add(1);
         if self.connections.at(conn.slot).phase == Phase::Anonymous {
             let login = check_first_frame(frame).and_then(|login| self.check_login(&login));
             return match login {

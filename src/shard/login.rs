@@ -99,7 +99,7 @@ impl Shard {
 
     fn activate(&mut self, conn: ConnId, identity: Identity, epoch: u64) {
         let session = Session::new(&self.settings.rules, self.now);
-        let (window, cursor) = (identity.window, identity.cursor);
+        let (window, cursor, form) = (identity.window, identity.cursor, identity.form);
         let silence_ms = session.heartbeat.silence_max_ms(&self.settings.rules.heartbeat);
         let login_ok = body::LoginOk {
             client_id: identity.names.client().to_owned(),
@@ -108,6 +108,7 @@ impl Shard {
             max_body_bytes: self.settings.rules.max_body_bytes,
             server_time_ms: self.settings.rules.wall_ms(self.now),
             window,
+            batches: form.batches,
             ..Default::default()
         };
         let connection = self.connections.at_mut(conn.slot);
@@ -119,6 +120,7 @@ impl Shard {
         self.stats.logins.add(1);
         self.stats.sessions.add(1);
         self.answer(conn, &Frame::LoginOk(login_ok));
+        self.part_from_later(conn.slot);
         self.enroll(conn, window, cursor);
         if self.drain.is_some() {
             self.send_away(conn);

@@ -10,7 +10,8 @@ use super::{hash::Keyed, held::Held};
 use crate::{
     io::{Chunk, Tick},
     limits::{CHUNK_BYTES_MAX, POOLED_BUFFER_BYTES_MAX, POOLED_BUFFERS_MAX, SHARE_BYTES_MIN},
-    wire::{HEADER_BYTES, PushRef},
+    session::Form,
+    wire::{HEADER_BYTES, PushRef, wrap_batch},
 };
 
 /// An encoded frame on its way to one or many connections.
@@ -66,8 +67,18 @@ impl<'a> Framed<'a> {
 #[derive(Debug)]
 struct Part {
     chunk: Chunk,
+    /// How many frames end in it.
+    frames: u32,
     /// Whether a frame ends with it; else the next part goes on with the same frame.
     ends_frame: bool,
+}
+
+/// A chunk that is put in flight.
+#[derive(Debug)]
+pub struct Departure {
+    pub chunk: Chunk,
+    /// It is one BATCH.
+    pub is_batch: bool,
 }
 
 /// The queue of one connection that has something to send; idle connections have none.
@@ -78,10 +89,14 @@ pub struct Outbound {
     /// The chunk in flight, or the last one sent, ended inside a frame.
     mid_frame: bool,
     tail: Vec<u8>,
+    /// How many frames are in it.
+    tail_frames: u32,
     /// PUSHes that may yet be dropped. In a box of its own, because few connections ever have any.
     held: Option<Box<Held>>,
-    /// Queued, held and in flight.
+    /// Queued, held and in flight, as the frames were given.
     pub bytes: usize,
+    /// What of it is in flight; with a BATCH around it, or compressed, the chunk has another length.
+    in_flight: usize,
     /// Since when a chunk is in flight.
     pub in_flight_since: Option<Tick>,
 }
@@ -89,7 +104,16 @@ pub struct Outbound {
 impl Outbound {
     /// Empty, with a buffer of the pool.
     pub fn new(pool: &mut Pool) -> Outbound {
-        Outbound { full: VecDeque::new(), mid_frame: false, tail: pool.take(), held: None, bytes: 0, in_flight_since: None }
+        Outbound {
+            full: VecDeque::new(),
+            mid_frame: false,
+            tail: pool.take(),
+            tail_frames: 0,
+            held: None,
+            bytes: 0,
+            in_flight: 0,
+            in_flight_since: None,
+        }
     }
 
     /// Appends a frame.
@@ -107,13 +131,14 @@ impl Outbound {
             self.rotate();
         }
         self.tail.extend_from_slice(frame);
+        self.tail_frames += 1;
     }
 
     fn append_large(&mut self, frame: &Bytes) {
         self.rotate();
         let parts = (0..frame.len()).step_by(CHUNK_BYTES_MAX).map(|from| {
             let to = frame.len().min(from + CHUNK_BYTES_MAX);
-            Part { chunk: Chunk::Shared(frame.slice(from..to)), ends_frame: to == frame.len() }
+            Part { chunk: Chunk::Shared(frame.slice(from..to)), frames: 1, ends_frame: to == frame.len() }
         });
         self.full.extend(parts);
     }
@@ -155,17 +180,15 @@ impl Outbound {
         if self.mid_frame || (held.ahead > 0 && !self.full.is_empty()) {
             return;
         }
-        let (later, tail) = if self.full.is_empty() {
+        if self.full.is_empty() {
             // The tail, which fits into a chunk, goes in front: most of the time one chunk takes all.
-            (VecDeque::new(), Vec::new())
+            self.release(CHUNK_BYTES_MAX.saturating_sub(self.tail.len()).max(1));
         } else {
-            (std::mem::take(&mut self.full), std::mem::take(&mut self.tail))
-        };
-        self.release(CHUNK_BYTES_MAX.saturating_sub(self.tail.len()).max(1));
-        if !later.is_empty() {
+            let (later, tail) = (std::mem::take(&mut self.full), self.take_tail());
+            self.release(CHUNK_BYTES_MAX);
             self.rotate();
             self.full.extend(later);
-            self.tail = tail;
+            self.full.extend(tail);
         }
     }
 
@@ -192,34 +215,48 @@ impl Outbound {
         self.release(usize::MAX);
     }
 
-    fn rotate(&mut self) {
-        if !self.tail.is_empty() {
-            self.full.push_back(Part { chunk: Chunk::Owned(std::mem::take(&mut self.tail)), ends_frame: true });
+    /// Ends the chunk that is being filled.
+    pub fn rotate(&mut self) {
+        let tail = self.take_tail();
+        self.full.extend(tail);
+    }
+
+    fn take_tail(&mut self) -> Option<Part> {
+        if self.tail.is_empty() {
+            return None;
         }
+        let frames = std::mem::take(&mut self.tail_frames);
+        Some(Part { chunk: Chunk::Owned(std::mem::take(&mut self.tail)), frames, ends_frame: true })
     }
 
     /// The next chunk to put in flight, if nothing is in flight and there is one.
-    pub fn next(&mut self, now: Tick) -> Option<Chunk> {
+    pub fn next(&mut self, now: Tick, form: Form) -> Option<Departure> {
         if self.in_flight_since.is_some() {
             return None;
         }
         self.release_some();
-        let part = match self.full.pop_front() {
-            Some(part) => part,
-            None if self.tail.is_empty() => return None,
-            None => Part { chunk: Chunk::Owned(std::mem::take(&mut self.tail)), ends_frame: true },
-        };
-        self.mid_frame = !part.ends_frame;
+        let Part { mut chunk, frames, ends_frame } = self.full.pop_front().or_else(|| self.take_tail())?;
+        self.mid_frame = !ends_frame;
+        self.in_flight = chunk.as_slice().len();
         self.in_flight_since = Some(now);
-        Some(part.chunk)
+        let mut is_batch = false;
+        if let Chunk::Owned(bytes) = &mut chunk
+            && frames > 1
+            && form.batches
+        {
+            wrap_batch(bytes);
+            is_batch = true;
+        }
+        Some(Departure { chunk, is_batch })
     }
 
-    /// The chunk in flight reached the kernel.
-    pub fn sent(&mut self, chunk: Chunk, pool: &mut Pool) {
+    /// The chunk in flight reached the kernel. Gives how many bytes less are queued or in flight.
+    pub fn sent(&mut self, chunk: Chunk, pool: &mut Pool) -> usize {
+        let sent = std::mem::take(&mut self.in_flight);
         self.in_flight_since = None;
-        self.bytes -= chunk.as_slice().len();
+        self.bytes -= sent;
         if let Some(held) = &mut self.held {
-            held.ahead = held.ahead.saturating_sub(chunk.as_slice().len());
+            held.ahead = held.ahead.saturating_sub(sent);
         }
         if let Chunk::Owned(buffer) = chunk {
             if self.tail.capacity() == 0 && self.bytes > 0 {
@@ -228,6 +265,7 @@ impl Outbound {
                 pool.give(buffer);
             }
         }
+        sent
     }
 
     /// Drops what waits behind the frame in flight, and says how many bytes that were.
@@ -239,6 +277,7 @@ impl Outbound {
         let queued = self.full.drain(rest_of_frame..).map(|part| part.chunk.as_slice().len()).sum::<usize>();
         let waiting = queued + self.tail.len() + self.held.take().map_or(0, |held| held.bytes());
         self.tail.clear();
+        self.tail_frames = 0;
         self.bytes -= waiting;
         waiting
     }

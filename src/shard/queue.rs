@@ -11,12 +11,13 @@
 use super::{
     Shard,
     connections::{NONE, Phase},
-    outbound::{Framed, Outbound, Pressure},
+    outbound::{Departure, Framed, Outbound, Pressure},
 };
 use crate::{
     ids::ConnId,
     io::{Chunk, Tick},
     limits::{ANSWERS_BYTES_MIN, HELD_PUSHES_SHARE, UNWATCHED_BYTES_MAX},
+    session::Form,
     wire::{ErrorCode, Frame, encode},
 };
 
@@ -122,6 +123,14 @@ impl Shard {
         }
     }
 
+    /// What is queued leaves as it is, and what comes later as LOGIN agreed upon.
+    pub(super) fn part_from_later(&mut self, slot: u32) {
+        let connection = self.connections.at(slot);
+        if connection.outbound != NONE && connection.form != Form::default() {
+            self.outbounds[connection.outbound as usize].rotate();
+        }
+    }
+
     /// Has the write deadline of the chunk in flight looked after. Once only for each connection, however often its queue runs
     /// empty meanwhile: else the list would grow with the traffic.
     fn watch(&mut self, conn: ConnId, since: Tick) {
@@ -140,7 +149,8 @@ impl Shard {
                 continue;
             }
             let outbound = &mut self.outbounds[connection.outbound as usize];
-            if let Some(chunk) = outbound.next(self.now) {
+            if let Some(Departure { chunk, is_batch }) = outbound.next(self.now, connection.form) {
+                self.stats.batches_out.add(u64::from(is_batch));
                 // A small chunk with nothing behind it holds little, and the check for silence sees it too.
                 if outbound.bytes > UNWATCHED_BYTES_MAX {
                     self.watch(conn, self.now);
@@ -152,13 +162,11 @@ impl Shard {
     }
 
     pub(super) fn handle_sent(&mut self, conn: ConnId, chunk: Chunk) {
-        let bytes = chunk.as_slice().len();
-        self.stats.bytes_out.add(bytes as u64);
+        self.stats.bytes_out.add(chunk.as_slice().len() as u64);
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let index = connection.outbound as usize;
         let outbound = self.outbounds.get_mut(index).expect("a chunk in flight keeps its queue");
-        outbound.sent(chunk, &mut self.pool);
-        self.outbound_bytes -= bytes;
+        self.outbound_bytes -= outbound.sent(chunk, &mut self.pool);
         if !outbound.is_empty() {
             self.ready.push(conn);
             return;

@@ -1,6 +1,7 @@
 //! A shard under a clock of its own: what goes in is said frame by frame, what comes out is decoded.
 #![forbid(unsafe_code)]
 
+mod batches;
 mod cluster;
 mod durable;
 mod limits;
@@ -260,6 +261,9 @@ impl Bench {
         bytes.extend_from_slice(chunk.as_slice());
         while let Ok(Decoded::Frame { frame, frame_bytes }) = decode(bytes, u32::MAX) {
             seen.push(as_seen(&frame));
+            if let Frame::Batch(batch) = frame {
+                seen.extend(batch.frames().map(|frame| as_seen(&frame.expect("a gateway sends whole frames").0)));
+            }
             bytes.drain(..frame_bytes);
         }
         self.shard.handle(self.now, Input::Sent { conn, chunk });

@@ -3,6 +3,7 @@
 //! The layout is written down once, in `proto/frame.md`; its golden vectors are tested against this code.
 #![forbid(unsafe_code)]
 
+mod batch;
 mod code;
 mod fields;
 mod hot;
@@ -12,6 +13,7 @@ pub mod body {
     include!(concat!(env!("OUT_DIR"), "/weir.v1.rs"));
 }
 
+pub use batch::{BatchRef, Frames, wrap_batch};
 pub use code::{ErrorCode, Retry};
 pub use hot::{AcceptedRef, PushRef, SendRef};
 
@@ -68,6 +70,7 @@ frame_types! {
     Received = 0x14, "RECEIVED";
     Read = 0x15, "READ";
     Gap = 0x16, "GAP";
+    Batch = 0x18, "BATCH";
     Join = 0x20, "JOIN";
     JoinOk = 0x21, "JOIN_OK";
     Leave = 0x22, "LEAVE";
@@ -98,6 +101,7 @@ pub enum Frame<'a> {
     Received(body::Received),
     Read(body::Read),
     Gap(body::Gap),
+    Batch(BatchRef<'a>),
     Join(body::Join),
     JoinOk(body::JoinOk),
     Leave(body::Leave),
@@ -133,6 +137,7 @@ impl Frame<'_> {
             Frame::Received(_) => FrameType::Received,
             Frame::Read(_) => FrameType::Read,
             Frame::Gap(_) => FrameType::Gap,
+            Frame::Batch(_) => FrameType::Batch,
             Frame::Join(_) => FrameType::Join,
             Frame::JoinOk(_) => FrameType::JoinOk,
             Frame::Leave(_) => FrameType::Leave,
@@ -172,6 +177,7 @@ pub enum Malformed {
     Checksum { seen: u32, computed: u32 },
     UnknownType { kind: u8 },
     Body { kind: FrameType, cause: String },
+    Batch { cause: &'static str },
 }
 
 impl Malformed {
@@ -185,6 +191,7 @@ impl Malformed {
             Malformed::Checksum { .. } => ErrorCode::BadChecksum,
             Malformed::UnknownType { .. } => ErrorCode::UnknownType,
             Malformed::Body { .. } => ErrorCode::BadBody,
+            Malformed::Batch { .. } => ErrorCode::BadBatch,
         }
     }
 }
@@ -201,6 +208,7 @@ impl std::fmt::Display for Malformed {
             }
             Malformed::UnknownType { kind } => write!(f, "frame type {kind:#04x} is marked critical and not known here"),
             Malformed::Body { kind, cause } => write!(f, "the body of {} is not valid: {cause}", kind.name()),
+            Malformed::Batch { cause } => write!(f, "a BATCH holds whole frames and at least one, but no other BATCH: {cause}"),
         }
     }
 }
@@ -269,6 +277,7 @@ fn decode_body(kind_byte: u8, flags: u16, body: &[u8]) -> Result<Frame<'_>, Malf
         FrameType::Received => cold(body).map(Frame::Received),
         FrameType::Read => cold(body).map(Frame::Read),
         FrameType::Gap => cold(body).map(Frame::Gap),
+        FrameType::Batch => return BatchRef::decode(body).map(Frame::Batch),
         FrameType::Join => cold(body).map(Frame::Join),
         FrameType::JoinOk => cold(body).map(Frame::JoinOk),
         FrameType::Leave => cold(body).map(Frame::Leave),
@@ -296,9 +305,7 @@ fn cold<M: prost::Message + Default>(body: &[u8]) -> Result<M, String> {
 /// Appends one frame to `out`.
 pub fn encode(frame: &Frame<'_>, out: &mut Vec<u8>) {
     let start = out.len();
-    out.extend_from_slice(&MAGIC.to_be_bytes());
-    out.extend_from_slice(&[VERSION, frame.kind()]);
-    out.resize(start + HEADER_BYTES, 0);
+    out.extend_from_slice(&header(frame.kind()));
     match frame {
         Frame::Login(body) => append(body, out),
         Frame::LoginOk(body) => append(body, out),
@@ -311,6 +318,7 @@ pub fn encode(frame: &Frame<'_>, out: &mut Vec<u8>) {
         Frame::Received(body) => append(body, out),
         Frame::Read(body) => append(body, out),
         Frame::Gap(body) => append(body, out),
+        Frame::Batch(batch) => out.extend_from_slice(batch.bytes()),
         Frame::Join(body) => append(body, out),
         Frame::JoinOk(body) => append(body, out),
         Frame::Leave(body) => append(body, out),
@@ -332,6 +340,14 @@ pub fn encode(frame: &Frame<'_>, out: &mut Vec<u8>) {
 
 fn append(body: &impl prost::Message, out: &mut Vec<u8>) {
     body.encode(out).expect("a Vec grows as needed");
+}
+
+/// A header without flags; length and checksum are still to be filled in.
+fn header(kind: u8) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[..2].copy_from_slice(&MAGIC.to_be_bytes());
+    header[2..4].copy_from_slice(&[VERSION, kind]);
+    header
 }
 
 /// Fills in length and checksum of a frame whose other bytes are in place.

@@ -81,6 +81,7 @@ impl Got {
             | Frame::State(_)
             | Frame::Watch(_)
             | Frame::Unwatch(_)
+            | Frame::Batch(_)
             | Frame::Unknown { .. } => {
                 panic!("a gateway sent {frame:?}")
             }

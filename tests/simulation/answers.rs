@@ -79,6 +79,7 @@ impl Peer {
             | Frame::State(_)
             | Frame::Watch(_)
             | Frame::Unwatch(_)
+            | Frame::Batch(_)
             | Frame::Unknown { .. } => {
                 panic!("peer {me} got {frame:?} from a gateway")
             }

@@ -82,6 +82,17 @@ impl<S: Scenario> Fleet<S> {
     fn frame(&mut self, local: u32, frame: Frame<'_>, now: Tick) {
         match frame {
             Frame::Push(push) => self.scenario.pushed(&mut self.net, local, &push, now),
+            Frame::Batch(batch) => {
+                for frame in batch.frames() {
+                    match frame {
+                        Ok((frame, _)) => self.frame(local, frame, now),
+                        Err(malformed) => {
+                            self.net.outcome.tally.corrupted += 1;
+                            self.fail(local, "malformed batch", &malformed.to_string(), None);
+                        }
+                    }
+                }
+            }
             Frame::LoginOk(ok) => self.logged_in(local, &ok, now),
             Frame::JoinOk(_) => self.joined(local, now),
             Frame::Ping(ping) => {

@@ -2,16 +2,63 @@
 #![forbid(unsafe_code)]
 
 use super::*;
+use crate::wire::{Decoded, Frame, decode, encode};
+
+fn next(outbound: &mut Outbound) -> Option<Chunk> {
+    outbound.next(Tick(1), Form::default()).map(|departure| departure.chunk)
+}
 
 fn drain(outbound: &mut Outbound, pool: &mut Pool) -> (Vec<u8>, usize) {
     let (mut bytes, mut chunks) = (Vec::new(), 0);
-    while let Some(chunk) = outbound.next(Tick(1)) {
-        assert!(outbound.next(Tick(1)).is_none(), "one chunk in flight at a time");
+    while let Some(chunk) = next(outbound) {
+        assert!(next(outbound).is_none(), "one chunk in flight at a time");
         bytes.extend_from_slice(chunk.as_slice());
         chunks += 1;
         outbound.sent(chunk, pool);
     }
     (bytes, chunks)
+}
+
+/// A whole frame with a body of so many bytes.
+fn frame(length: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(&Frame::Push(PushRef { payload: &vec![0; length], ..PushRef::default() }), &mut bytes);
+    bytes
+}
+
+#[test]
+fn what_is_coalesced_is_one_batch_for_who_takes_batches() {
+    let mut pool = Pool::default();
+    let mut outbound = Outbound::new(&mut pool);
+    let form = Form { batches: true };
+    // Alone, several, and a large one in the middle.
+    for sizes in [&[10][..], &[10, 20, 30], &[10, 20, SHARE_BYTES_MIN, 30], &[4_000; 9]] {
+        let frames: Vec<Vec<u8>> = sizes.iter().map(|size| frame(*size)).collect();
+        for frame in &frames {
+            outbound.push(&mut Framed::new(frame));
+        }
+        let (mut came, mut batches) = (Vec::new(), 0);
+        while let Some(Departure { chunk, is_batch }) = outbound.next(Tick(1), form) {
+            batches += usize::from(is_batch);
+            assert!(chunk.as_slice().len() <= CHUNK_BYTES_MAX + HEADER_BYTES);
+            let mut rest = chunk.as_slice();
+            while let Ok(Decoded::Frame { frame, frame_bytes }) = decode(rest, 1 << 20) {
+                match frame {
+                    Frame::Batch(batch) => {
+                        assert!(is_batch && batch.frames().count() > 1 && batch.frames().all(|frame| frame.is_ok()));
+                        came.extend_from_slice(batch.bytes());
+                    }
+                    _ => came.extend_from_slice(&rest[..frame_bytes]),
+                }
+                rest = &rest[frame_bytes..];
+            }
+            assert!(rest.is_empty());
+            outbound.sent(chunk, &mut pool);
+        }
+        assert_eq!(came, frames.concat());
+        assert_eq!(batches, [0, 1, 1, 2][sizes.len().ilog2() as usize], "{sizes:?}");
+        assert!(outbound.is_empty());
+    }
 }
 
 #[test]
@@ -52,7 +99,7 @@ fn a_chunk_stays_bounded() {
         for _ in 0..1_000_000 / frame.len() {
             outbound.push(&mut Framed::new(&frame));
         }
-        while let Some(chunk) = outbound.next(Tick(1)) {
+        while let Some(chunk) = next(&mut outbound) {
             assert!(chunk.as_slice().len() <= CHUNK_BYTES_MAX);
             outbound.sent(chunk, &mut pool);
         }
@@ -68,7 +115,7 @@ fn what_waits_is_dropped_but_for_the_rest_of_the_frame_in_flight() {
     for _ in 0..2 {
         outbound.push(&mut Framed::new(&large));
     }
-    let first = outbound.next(Tick(1)).expect("there is something");
+    let first = next(&mut outbound).expect("there is something");
     assert_eq!(outbound.drop_waiting(), large.len());
     outbound.push(&mut Framed::new(b"the last word"));
     outbound.sent(first, &mut pool);
@@ -93,7 +140,7 @@ fn what_is_held_leaves_behind_what_came_first_and_in_one_chunk_with_it() {
     let mut pool = Pool::default();
     let mut outbound = Outbound::new(&mut pool);
     outbound.push(&mut Framed::new(&[0; 100]));
-    let first = outbound.next(Tick(1)).expect("there is something");
+    let first = next(&mut outbound).expect("there is something");
     outbound.push(&mut Framed::new(&[1; 100]));
     assert!(hold(&mut outbound, &[2; 100]) && hold(&mut outbound, &[3; 100]));
     assert_eq!(outbound.bytes, 400);
@@ -121,7 +168,7 @@ fn a_long_queue_and_what_is_held_take_turns() {
     let mut turns = names(&bytes);
     turns.dedup();
     assert_eq!(bytes.len(), (5 * chunk + chunk / 2) * 100);
-    assert_eq!(turns, [0, 2, 1, 2], "behind what came first, and in turn with what came later");
+    assert_eq!(turns, [0, 2, 1, 2, 1], "behind what came first, and in turn with what came later");
 }
 
 #[test]
@@ -159,11 +206,11 @@ fn what_is_held_is_dropped_with_what_waits() {
     let mut pool = Pool::default();
     let mut outbound = Outbound::new(&mut pool);
     outbound.push(&mut Framed::new(&[0; 100]));
-    let first = outbound.next(Tick(1)).expect("there is something");
+    let first = next(&mut outbound).expect("there is something");
     assert!(hold(&mut outbound, &[1; 100]));
     assert_eq!((outbound.drop_waiting(), outbound.bytes), (100, 100));
     outbound.sent(first, &mut pool);
-    assert!(outbound.next(Tick(1)).is_none() && outbound.is_empty());
+    assert!(next(&mut outbound).is_none() && outbound.is_empty());
 }
 
 #[test]

@@ -180,6 +180,7 @@ fn who_comes_home_during_a_drain_is_told() {
         rights: None,
         window: 0,
         cursor: None,
+        form: crate::session::Form::default(),
     };
     let arrival = Arrival { identity, epoch: 1, address: 0, trailing: Vec::new(), refusals: 0 };
     bench.input(Input::Adopted { conn, from: ShardId(1), message: Message::Arrival(Box::new(arrival)) });
