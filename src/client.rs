@@ -7,6 +7,7 @@
 mod error;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use error::{ClientError, code_text};
 
@@ -153,14 +154,14 @@ impl Client {
         Ok(client_msg_id)
     }
 
-    /// JOIN, and waits until the group's messages come here.
+    /// JOIN, and waits until the group's messages come here. Returns the number of members, as last counted.
     ///
     /// # Errors
     /// Refused with the gateway's reason, closed, broken or timed out.
-    pub fn join(&mut self, group: &str) -> Result<(), ClientError> {
+    pub fn join(&mut self, group: &str) -> Result<u32, ClientError> {
         self.write_frame(&Frame::Join(body::Join { cursor: None, group: group.to_owned() }))?;
         self.answer("JOIN_OK", FrameType::Join, |event| match event {
-            Event::JoinOk(ok) if ok.group == group => Ok(()),
+            Event::JoinOk(ok) if ok.group == group => Ok(ok.members),
             other => Err(other),
         })
     }

@@ -25,6 +25,8 @@ mod logins;
 mod malformed;
 #[path = "e2e/messages.rs"]
 mod messages;
+#[path = "e2e/presence.rs"]
+mod presence;
 #[path = "e2e/starting.rs"]
 mod starting;
 #[path = "e2e/stopping.rs"]

@@ -3,6 +3,7 @@
 
 mod config;
 mod connection;
+mod follow;
 mod key;
 mod listen;
 mod send;
@@ -10,6 +11,7 @@ mod serve;
 mod text;
 mod token;
 mod tune;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Log in and print every message that comes
     Listen(listen::ListenArgs),
+    /// Log in and tell when other clients come and go
+    Watch(watch::WatchArgs),
     /// Send a message, and say how many devices it reached
     Send(send::SendArgs),
     /// Set this machine's kernel up for many connections, or undo that
@@ -54,6 +58,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Serve(flags) => serve::run(&flags),
         Command::Token(args) => token::run(&args),
         Command::Listen(args) => listen::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Config(args) => config::run(&args),

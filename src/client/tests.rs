@@ -43,7 +43,7 @@ fn an_answer_is_found_behind_messages_and_pings() {
         assert!(matches!(decode(&asked, 1024).unwrap(), Decoded::Frame { frame: Frame::Join(_), .. }));
         let ping = Frame::Ping(body::Ping { sent_us: 7, rtt_us: 0 });
         let other = Frame::JoinOk(body::JoinOk { group: "other".into(), members: 0 });
-        let ok = Frame::JoinOk(body::JoinOk { group: "room".into(), members: 0 });
+        let ok = Frame::JoinOk(body::JoinOk { group: "room".into(), members: 3 });
         // A byte at a time, as a bad network might.
         for byte in bytes(&[push(b"one"), ping, other, ok, push(b"two")]) {
             stream.write_all(&[byte]).unwrap();
@@ -53,9 +53,31 @@ fn an_answer_is_found_behind_messages_and_pings() {
         assert_eq!(decode(&answered, 1024).unwrap(), Decoded::Frame { frame: pong, frame_bytes: answered.len() });
     });
     let mut client = Client::connect(&address.to_string(), TIMEOUT).unwrap();
-    client.join("room").unwrap();
+    assert_eq!(client.join("room").unwrap(), 3);
     assert_eq!(client.next_push(TIMEOUT).unwrap().unwrap().payload, b"one");
     assert_eq!(client.next_push(TIMEOUT).unwrap().unwrap().payload, b"two");
+    peer.join().unwrap();
+}
+
+#[test]
+fn a_watch_waits_for_a_word_on_each_client_and_loses_none() {
+    let (address, peer) = gateway(|mut stream| {
+        let asked = read_frame(&mut stream);
+        assert!(matches!(decode(&asked, 1024).unwrap(), Decoded::Frame { frame: Frame::Watch(_), .. }));
+        let of = |client: &str, fresh| Frame::Presence(body::PresenceOf { client: client.into(), fresh, ..Default::default() });
+        stream.write_all(&bytes(&[of("bob", true), of("bob", false), push(b"one"), of("carol", true)])).unwrap();
+    });
+    let mut client = Client::connect(&address.to_string(), TIMEOUT).unwrap();
+    client.watch(&["carol".to_owned(), "bob".to_owned(), "bob".to_owned()]).unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        seen.push(match client.next_event(TIMEOUT).unwrap() {
+            Some(Event::Presence(presence)) => presence.client,
+            Some(Event::Push(_)) => "push".to_owned(),
+            other => panic!("{other:?}"),
+        });
+    }
+    assert_eq!(seen, ["bob", "bob", "push", "carol"]);
     peer.join().unwrap();
 }
 
