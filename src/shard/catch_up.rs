@@ -103,7 +103,7 @@ impl Shard {
     pub(super) fn save_last(&mut self, conn: ConnId, place: Place, to: u64) {
         if self.storage.has_room() {
             let channel = self.channel_at(conn, place);
-            self.save_cursor(conn, &channel, to);
+            self.save_cursor(conn, &channel, to, 0);
         } else {
             self.stats.cursors_given_up.add(1);
         }
@@ -169,7 +169,7 @@ impl Shard {
             let unsaved = self.reader(conn, place).and_then(|reader| if reader.is_saving { reader.take_unsaved() } else { None });
             if let Some(to) = unsaved {
                 let channel = self.channel_at(conn, place);
-                self.save_cursor(conn, &channel, to);
+                self.save_cursor(conn, &channel, to, 0);
             }
         }
     }

@@ -83,8 +83,13 @@ impl Shard {
                 Place::Group(_) => bounds.last,
             },
         };
+        if saved.is_none() && reader.brought().is_none() && matches!(place, Place::Group(_)) {
+            // Whoever is told where it stands may rely on being remembered: first the log, then CURSORS.
+            self.save_cursor(conn, channel, start, reader.ticket);
+            return;
+        }
         if saved.is_none_or(|saved| saved < start) {
-            self.save_cursor(conn, channel, start);
+            self.save_cursor(conn, channel, start, 0);
         }
         reader.open(start, saved.unwrap_or(0).max(start), bounds.last);
         self.answer(conn, &Frame::Cursors(cursors(channel, bounds, start, read)));
@@ -105,10 +110,10 @@ impl Shard {
         self.refuse(conn, Refusal::answer(ErrorCode::CursorAhead, frame, message));
     }
 
-    /// Gives a cursor to the store.
-    pub(super) fn save_cursor(&mut self, conn: ConnId, channel: &str, to: u64) {
+    /// Gives a cursor to the store. `ticket`: of a reader that waits for it, or 0.
+    pub(super) fn save_cursor(&mut self, conn: ConnId, channel: &str, to: u64, ticket: u32) {
         let names = &self.connections.at(conn.slot).names;
-        let tag = Tag { shard: self.settings.id, conn, ticket: 0 };
+        let tag = Tag { shard: self.settings.id, conn, ticket };
         self.stats.cursors_saved.add(1);
         self.storage.ask(|batch| Request::Received {
             channel: batch.put(channel.as_bytes()),
@@ -117,6 +122,26 @@ impl Shard {
             to,
             tag,
         });
+    }
+
+    /// A cursor was saved, or was not.
+    pub(super) fn cursor_saved(&mut self, tag: Tag, channel: &str, reply: &Reply) {
+        if let Reply::Failed(failure) = reply {
+            // What is not saved is delivered again after the next LOGIN, as the promise allows.
+            log::debug!("shard {}: a cursor was not saved: {failure:?}", self.settings.id);
+        }
+        if tag.ticket == 0 {
+            return;
+        }
+        let Some(place) = self.place_of(tag.conn, channel) else { return };
+        let waits = |reader: &mut Reader| reader.mode == Mode::Opening && reader.ticket == tag.ticket;
+        if self.reader(tag.conn, place).is_some_and(waits) {
+            match reply {
+                Reply::Done => self.open(tag.conn, place),
+                Reply::Failed(_) => self.rest(tag.conn, place),
+                other => unreachable!("the store answered a cursor with {other:?}"),
+            }
+        }
     }
 
     /// The device has left a group for good.

@@ -148,10 +148,10 @@ impl Shard {
                 Request::MarkRead { channel, client, tag, .. } => {
                     self.marked_read(*tag, batch.name(*channel), batch.name(*client), reply);
                 }
-                Request::Received { .. } | Request::Forget { .. } => {
+                Request::Received { channel, tag, .. } => self.cursor_saved(*tag, batch.name(*channel), reply),
+                Request::Forget { .. } => {
                     if let Reply::Failed(failure) = reply {
-                        // What is not saved is delivered again after the next LOGIN, as the promise allows.
-                        log::debug!("shard {}: a cursor was not saved: {failure:?}", self.settings.id);
+                        log::debug!("shard {}: a cursor was not forgotten: {failure:?}", self.settings.id);
                     }
                 }
             }

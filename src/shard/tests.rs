@@ -246,6 +246,11 @@ impl Bench {
         if self.stored.is_empty() || self.store_stalls {
             return wake_at;
         }
+        self.serve()
+    }
+
+    /// The store answers what it was asked so far.
+    fn serve(&mut self) -> Option<Tick> {
         let wall_ms = self.shard.settings.rules.wall_ms(self.now);
         self.store.serve(wall_ms, self.stored.iter_mut().map(|batch| &mut **batch));
         for batch in std::mem::take(&mut self.stored) {

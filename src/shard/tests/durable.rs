@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::limits::{CURSOR_SAVE_MS, STORE_RETRY_MS};
+use crate::store::{CursorKey, CursorKind, Log as _};
 
 const DURABLE: i32 = body::DeliveryClass::Durable as i32;
 
@@ -161,6 +162,28 @@ fn a_member_that_joined_is_remembered_before_the_first_message() {
     bench.fill(sender, "group/team", 1..=2);
     let (alice, _) = bench.enroll("alice", "phone", 100, None);
     assert_eq!(bench.join(alice, "team", None), [Seen::Frame("JOIN_OK"), cursors(0, 2, 2), Seen::Durable(1), Seen::Durable(2)]);
+}
+
+/// A crash behind CURSORS must not make it a stranger again, who would begin with the messages from then on.
+#[test]
+fn who_is_told_where_it_stands_is_remembered_already() {
+    let mut bench = Bench::new(|_| {});
+    let sender = bench.login("sender");
+    bench.fill(sender, "group/team", 1..=2);
+    let (alice, _) = bench.enroll("alice", "phone", 100, None);
+    bench.store_stalls = true;
+    assert_eq!(bench.join(alice, "team", None), []);
+    let kind = CursorKind::Received { device: "phone" };
+    let key = CursorKey { channel: "group/team", client: "alice", kind };
+    let mut told = Vec::new();
+    while told.last() != Some(&cursors(2, 2, 2)) {
+        assert!(told.len() < 2, "{told:?}");
+        bench.serve();
+        told.extend(bench.take(alice));
+        let is_told = told.contains(&cursors(2, 2, 2));
+        assert!(!is_told || bench.store.log().cursor(key) == Ok(Some(2)), "it is told what the log does not hold");
+    }
+    assert_eq!(told, [Seen::Frame("JOIN_OK"), cursors(2, 2, 2)]);
 }
 
 #[test]
