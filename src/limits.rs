@@ -221,6 +221,55 @@ pub const STORE_EXPIRE_STEP_MS: u64 = 10;
 /// Replies of the store that found their ring full are sent again after this long, in milliseconds.
 pub const STORE_REPLY_RETRY_MS: u64 = 1;
 
+/// The defaults of `[store]`: see their help.
+pub const STORE_CACHE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+pub const STORE_MEMTABLE_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
+pub const STORE_CACHED_CHANNELS_DEFAULT: u32 = 100_000;
+pub const STORE_DEDUP_MESSAGES_DEFAULT: u32 = 2_000_000;
+pub const STORE_DEDUP_WINDOW_S_DEFAULT: u32 = 86_400;
+pub const STORE_RETENTION_AGE_S_DEFAULT: u32 = 604_800;
+pub const STORE_CHANNEL_MESSAGES_DEFAULT: u64 = 1_000_000;
+pub const STORE_CHANNEL_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
+pub const STORE_RESERVE_BYTES_DEFAULT: u64 = 1024 * 1024 * 1024;
+/// The least memory for what is not in tables yet: one commit may bring several megabytes.
+pub const STORE_MEMTABLE_BYTES_MIN: u64 = 16 * 1024 * 1024;
+/// The most messages that retries are recognized by: what their places are counted with has 32 bits, and each costs 32 to 56 B.
+pub const STORE_DEDUP_MESSAGES_MAX: u32 = 1 << 28;
+
+/// Parts of `store.memtable_bytes` that may wait to be written to tables; one more is being filled.
+pub const STORE_SEALED_MEMTABLES_MAX: usize = 3;
+/// Tables that are not merged yet; beyond it commits wait for the database.
+pub const STORE_LEVEL0_RUNS_MAX: usize = 18;
+/// A commit waits no longer than this for the database, in milliseconds; it looks so often.
+pub const STORE_GATE_MS_MAX: u64 = 10_000;
+pub const STORE_GATE_LOOK_MS: u64 = 1;
+/// Journals beyond this size make the database write what keeps them. They are of 64 MB each, and go as memtables are written to tables.
+pub const STORE_JOURNALS_BYTES: u64 = 256 * 1024 * 1024;
+/// Table files that the database keeps open.
+pub const STORE_CACHED_FILES: usize = 128;
+/// Descriptors of the store: those, journals, files that are being written, the folder's lock, and the witness.
+pub const STORE_DESCRIPTORS: u32 = STORE_CACHED_FILES as u32 + 64;
+/// Commits that fell out of the window of de-duplication, removed with each new one.
+pub const STORE_COMMITS_REMOVED_MAX: u64 = 16;
+/// A channel's floor is stored when it has risen by a 16th of what the channel holds, between these bounds.
+pub const STORE_FLOOR_STEP_MIN: u64 = 16;
+pub const STORE_FLOOR_STEP_MAX: u64 = 1024;
+/// Channels that one step of expiry looks at.
+pub const STORE_WALK_CHANNELS: usize = 32;
+/// How often all channels are looked at while a message grows as old as it may, and how often at most, in milliseconds.
+pub const STORE_WALKS_PER_AGE: u64 = 64;
+pub const STORE_WALK_MS_MIN: u64 = 1_000;
+/// After a failure the store tries again so often, in milliseconds.
+pub const STORE_RETRY_MS: u64 = 1_000;
+/// What a repair adds to the highest sequence that is known, so that none is given twice: more than can have been given in the time for which
+/// the witness may be behind after a loss of power.
+pub const STORE_REPAIR_JUMP: u64 = 1 << 20;
+
+const _: () = assert!(STORE_MEMTABLE_BYTES_MIN <= STORE_MEMTABLE_BYTES_DEFAULT);
+const _: () = assert!(STORE_DEDUP_MESSAGES_DEFAULT <= STORE_DEDUP_MESSAGES_MAX);
+// The database waits for ever at 4 and 20.
+const _: () = assert!(STORE_SEALED_MEMTABLES_MAX < 4 && STORE_LEVEL0_RUNS_MAX < 20);
+
 const _: () = assert!(RING_BATCH_BYTES_MAX < RING_BACKLOG_BYTES_HIGH && RING_BACKLOG_BYTES_HIGH < RING_BACKLOG_BYTES_MAX);
 
 /// Frames from this size on are shared between their receivers instead of copied.

@@ -141,7 +141,7 @@ impl Batch {
 
     /// The messages of a page.
     pub fn entries(&self, page: Span) -> Entries<'_> {
-        Entries::new(&self.pages[page.start as usize..][..page.length as usize])
+        Entries::of(&self.pages[page.start as usize..][..page.length as usize])
     }
 
     /// How many of its requests failed.
@@ -174,8 +174,9 @@ pub struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    fn new(bytes: &'a [u8]) -> Entries<'a> {
-        Entries { rest: bytes }
+    /// The messages that [`super::Log::read`] appended.
+    pub fn of(page: &'a [u8]) -> Entries<'a> {
+        Entries { rest: page }
     }
 
     /// Appends one message to a page.

@@ -14,13 +14,23 @@ impl Clock {
     /// The next timestamp: larger than every one before, whatever the wall clock does. A counter that overflows borrows from the
     /// milliseconds.
     pub fn tick(&mut self, wall_ms: u64) -> u64 {
-        self.last = (self.last + 1).max(wall_ms << COUNTER_BITS);
+        self.last = (self.last + 1).max(Clock::of_wall_ms(wall_ms));
         self.last
     }
 
     /// Takes note of a timestamp that was given elsewhere, or before a restart.
     pub fn observe(&mut self, timestamp: u64) {
         self.last = self.last.max(timestamp);
+    }
+
+    /// The newest timestamp, given here or elsewhere.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// The earliest timestamp of this time.
+    pub fn of_wall_ms(wall_ms: u64) -> u64 {
+        wall_ms << COUNTER_BITS
     }
 
     /// The wall clock's part of a timestamp.

@@ -117,9 +117,7 @@ impl Memory {
             client_msg_id: message.client_msg_id,
             payload: message.payload.into(),
         });
-        while channel.messages.len() > 1
-            && (channel.messages.len() as u64 > self.retention.messages || channel.bytes > self.retention.bytes)
-        {
+        while channel.messages.len() as u64 > self.retention.messages.max(1) {
             channel.drop_first();
         }
         self.seen.insert(key.clone(), Seen { channel: name.into(), seq, timestamp, payload_crc });
@@ -128,6 +126,17 @@ impl Memory {
             self.forget_seen();
         }
         Outcome::Appended { seq, timestamp, duplicate: false }
+    }
+
+    /// Makes a channel hold no more bytes than it may.
+    fn cut(&mut self, name: &str) {
+        if let Some(channel) = self.channels.get_mut(name)
+            && channel.bytes > self.retention.bytes
+        {
+            while channel.messages.len() > 1 && channel.bytes > self.retention.bytes_after_cut() {
+                channel.drop_first();
+            }
+        }
     }
 
     fn forget_seen(&mut self) {
@@ -164,6 +173,11 @@ impl Log for Memory {
                     Outcome::Cursor { at: 0, moved }
                 }
             });
+        }
+        for write in writes {
+            if let Write::Append { channel, .. } = write {
+                self.cut(channel);
+            }
         }
         Ok(())
     }

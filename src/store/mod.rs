@@ -12,6 +12,7 @@
 
 mod batch;
 mod clock;
+pub mod disk;
 mod memory;
 mod service;
 pub mod thread;
@@ -60,6 +61,8 @@ pub enum Outcome {
     IdReused,
     /// Where the cursor is now; `moved`: it was elsewhere before.
     Cursor { at: u64, moved: bool },
+    /// What is stored of this channel cannot be read. Nothing was changed.
+    Unreadable,
 }
 
 /// The sequences of a channel.
@@ -177,12 +180,20 @@ pub struct Retention {
     pub age_ms: u64,
     /// Of one channel.
     pub messages: u64,
-    /// Of one channel: names and payloads.
+    /// Of one channel: names and payloads. Beyond it the channel is cut to [`Retention::bytes_after_cut`].
     pub bytes: u64,
     /// A retry is recognized for this long, in milliseconds,
     pub dedup_ms: u64,
     /// and among this many newest messages of the whole log.
     pub dedup_messages: u32,
+}
+
+impl Retention {
+    /// What is left of a channel that held too many bytes, so that not every message makes it search for its end. The newest message
+    /// stays, however large it is.
+    pub fn bytes_after_cut(&self) -> u64 {
+        self.bytes - self.bytes / 16
+    }
 }
 
 /// What a message counts for in a channel's bytes.

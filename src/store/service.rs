@@ -66,6 +66,9 @@ impl<L: Log> Service<L> {
                 Reply::Appended { seq, timestamp, duplicate, durability: self.log.durability() }
             }
             (Request::Append(_), Some(Outcome::IdReused)) => Reply::IdReused,
+            (_, Some(Outcome::Unreadable)) => {
+                Reply::Failed(Failure::Unavailable("what is stored of this channel cannot be read".to_owned()))
+            }
             (Request::Open { channel, client, device, .. }, None) => Reply::Opened {
                 bounds: self.log.bounds(batch.name(*channel))?,
                 received: self.log.cursor(batch.received_key(*channel, *client, *device))?,

@@ -1,0 +1,420 @@
+//! Opens the log: the folder and who may use it, the checks before and after the database opens, and what the engine starts from.
+//!
+//! ```text
+//! DIR/lock     held by the gateway that uses the folder
+//! DIR/format   the version of all this; written last when the folder is made
+//! DIR/witness  see `witness`
+//! DIR/log/     the database
+//! ```
+#![forbid(unsafe_code)]
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    Options,
+    base::{Base, Purpose, Trouble},
+    check::{self, Report},
+    engine::Engine,
+    heads::Heads,
+    record::{Commit, Entry, Mark, commit_key, decode_fingerprint_key, encode_fingerprint_key, mark_key, split_commit_key},
+    retention::{FilterFactory, Horizon, Walk},
+    seen::Seen,
+    witness::{Found, Testimony, Witness},
+};
+use crate::store::Clock;
+
+const FORMAT: &str = "weir log 1\n";
+
+/// Why the log cannot be opened, and what to do.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Something that is not a directory is in its place.
+    NotADirectory { dir: PathBuf },
+    /// A file operation failed.
+    Io { doing: &'static str, path: PathBuf, cause: io::Error },
+    /// Another process uses it.
+    Locked { dir: PathBuf },
+    /// The directory holds something else.
+    Foreign { dir: PathBuf },
+    /// There is nothing yet.
+    Missing { dir: PathBuf },
+    /// Written by another version.
+    Format { dir: PathBuf, found: String },
+    /// Files are not what was written.
+    Damaged { dir: PathBuf, what: String },
+    /// Commits that were finished are gone.
+    Lost { dir: PathBuf, from: u64, to: u64 },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::NotADirectory { dir } => {
+                write!(f, "{} is not a directory: name one for the messages with --data DIR", dir.display())
+            }
+            OpenError::Io { doing, path, cause } => {
+                write!(f, "cannot {doing} {}: {cause}", path.display())?;
+                match cause.kind() {
+                    io::ErrorKind::PermissionDenied => {
+                        write!(
+                            f,
+                            ". Let the user who runs weir own it (chown -R USER DIR), or name another directory with --data DIR"
+                        )
+                    }
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                        write!(f, ". Make room on that disk, or name a directory on another one with --data DIR")
+                    }
+                    io::ErrorKind::ReadOnlyFilesystem => write!(f, ". Name a directory that can be written with --data DIR"),
+                    // Of all kinds of errors there are, these are the ones that a person causes.
+                    _ => Ok(()),
+                }
+            }
+            OpenError::Locked { dir } => write!(
+                f,
+                "{} is in use by another weir process. A second gateway on this machine needs a directory of its own: --data DIR. \
+                 To see who uses this one: fuser -v {}",
+                dir.display(),
+                dir.join("lock").display()
+            ),
+            OpenError::Foreign { dir } => write!(
+                f,
+                "{} is not empty, and what is in it is not Weir's: name an empty or a new directory with --data DIR",
+                dir.display()
+            ),
+            OpenError::Missing { dir } => {
+                write!(f, "there is no log in {}: name the gateway's directory with --data DIR", dir.display())
+            }
+            OpenError::Format { dir, found } => write!(
+                f,
+                "{} says {found:?}, and this version of Weir reads {FORMAT:?}: start the version that wrote it, or name another \
+                 directory with --data DIR",
+                dir.join("format").display()
+            ),
+            OpenError::Damaged { dir, what } => {
+                write!(f, "the log in {} is damaged: {what}. {}", dir.display(), advice(dir))
+            }
+            OpenError::Lost { dir, from, to } => write!(
+                f,
+                "the log in {} has lost messages that it had accepted: commits {from} to {to} are gone. {}",
+                dir.display(),
+                advice(dir)
+            ),
+        }
+    }
+}
+
+fn advice(dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        "Nothing was changed. Best restore a backup, or take a copy of the directory first. To see what is wrong: weir log verify --data \
+         {dir}. To go on without what is gone, which clients are told: weir log repair --data {dir}"
+    )
+}
+
+impl std::error::Error for OpenError {}
+
+/// What was found when the log was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The newest commit.
+    pub commit: u64,
+    /// Channels that there ever were.
+    pub channels: u32,
+    /// Messages by which retries are recognized.
+    pub recognized: usize,
+    /// Whether the folder was made just now.
+    pub is_new: bool,
+    /// Bytes of a commit that a crash left unfinished, and that nobody was told of.
+    pub unfinished_bytes: u64,
+}
+
+/// A folder that nobody else uses.
+#[derive(Debug)]
+pub(super) struct Folder {
+    pub dir: PathBuf,
+    /// Held as long as it is open.
+    _lock: File,
+}
+
+/// Turns a failed file operation into an error that says which.
+pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError + use<> {
+    let path = path.to_path_buf();
+    move |cause| OpenError::Io { doing, path, cause }
+}
+
+impl Folder {
+    /// Takes the folder, making it if `make` says so and there is none.
+    pub(super) fn take(dir: &Path, make: bool) -> Result<Folder, OpenError> {
+        let missing = || OpenError::Missing { dir: dir.to_path_buf() };
+        match fs::metadata(dir) {
+            Ok(metadata) if !metadata.is_dir() => return Err(OpenError::NotADirectory { dir: dir.to_path_buf() }),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && make => {
+                fs::create_dir_all(dir).map_err(failed("make the directory", dir))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
+            Err(error) => return Err(failed("look at", dir)(error)),
+        }
+        let lock_path = dir.join("lock");
+        if !lock_path.exists() {
+            let mut entries = fs::read_dir(dir).map_err(failed("list", dir))?;
+            if entries.next().is_some() {
+                return Err(OpenError::Foreign { dir: dir.to_path_buf() });
+            }
+            if !make {
+                return Err(missing());
+            }
+        }
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
+        let lock = lock.map_err(failed("open", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Folder { dir: dir.to_path_buf(), _lock: lock }),
+            Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked { dir: dir.to_path_buf() }),
+            Err(fs::TryLockError::Error(error)) => Err(failed("lock", &lock_path)(error)),
+        }
+    }
+
+    pub(super) fn database(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    pub(super) fn witness(&self) -> PathBuf {
+        self.dir.join("witness")
+    }
+
+    pub(super) fn damaged(&self, what: impl fmt::Display) -> OpenError {
+        OpenError::Damaged { dir: self.dir.clone(), what: what.to_string() }
+    }
+
+    /// Whether the folder was made to its end; otherwise there is nothing in it that counts.
+    pub(super) fn is_made(&self) -> Result<bool, OpenError> {
+        let path = self.dir.join("format");
+        match fs::read(&path) {
+            Ok(bytes) if bytes == FORMAT.as_bytes() => Ok(true),
+            Ok(bytes) => {
+                let found = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
+                Err(OpenError::Format { dir: self.dir.clone(), found })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let found = if self.witness().exists() { Some(self.read_witness()?) } else { None };
+                match found.is_none_or(|found| found.newest.is_some_and(|newest| newest.commit <= 1)) {
+                    true => Ok(false),
+                    false => Err(self.damaged("the file `format` is missing")),
+                }
+            }
+            Err(error) => Err(failed("read", &path)(error)),
+        }
+    }
+
+    /// What the witness says.
+    pub(super) fn read_witness(&self) -> Result<Found, OpenError> {
+        let path = self.witness();
+        match Witness::read(&path) {
+            Ok(found) => Ok(found),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found { newest: None, damaged: true }),
+            Err(error) => Err(failed("read", &path)(error)),
+        }
+    }
+
+    /// Makes an empty log.
+    fn make(&self, options: &Options) -> Result<(), OpenError> {
+        let database = self.database();
+        if database.exists() {
+            fs::remove_dir_all(&database).map_err(failed("remove what is unfinished in", &database))?;
+        }
+        let mut secret = [0; 16];
+        let random = Path::new("/dev/urandom");
+        File::open(random).and_then(|mut file| file.read_exact(&mut secret)).map_err(failed("read", random))?;
+        self.start(options, secret, &Testimony { commit: 1, ..Testimony::default() }).map_err(|trouble| self.explain(trouble))?;
+        let format = self.dir.join("format");
+        fs::write(&format, FORMAT).map_err(failed("write", &format))?;
+        File::open(&format).and_then(|file| file.sync_all()).map_err(failed("sync", &format))?;
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", &self.dir))
+    }
+
+    /// Makes the database with its first commit, and the witness of it.
+    fn start(&self, options: &Options, secret: [u8; 16], testimony: &Testimony) -> Result<(), Trouble> {
+        let base = Base::open(&self.database(), options.sizes(), Purpose::Look)?;
+        let mut batch = base.batch();
+        let key = commit_key(testimony.commit);
+        let commit = Commit { timestamp: testimony.timestamp, next_channel: 1, seq_max: testimony.seq_max };
+        batch.insert(&base.commits, key, commit.encode(&key, &[]));
+        batch.insert(&base.state, mark_key(Mark::FingerprintKey), encode_fingerprint_key(secret));
+        batch.commit()?;
+        Witness::create(&self.witness(), testimony).map_err(fjall::Error::from)?;
+        Ok(())
+    }
+
+    /// Looks at the files. A commit that a crash left unfinished is cut off, unless the witness knows it as finished.
+    pub(super) fn prepare(&self, witness: &Found) -> Result<u64, OpenError> {
+        let report = check::look(&self.database()).map_err(failed("look through", &self.database()))?;
+        let Some(testimony) = witness.newest else {
+            return Err(self.damaged(format!(
+                "{} is missing or cannot be read, so that nobody can tell whether messages were lost",
+                self.witness().display()
+            )));
+        };
+        if !report.findings.is_empty() {
+            return Err(self.damaged(describe(&report)));
+        }
+        let Some(journal) = report.unfinished() else { return Ok(0) };
+        if let Some(last) = report.last_commit()
+            && last < testimony.commit
+        {
+            return Err(OpenError::Lost { dir: self.dir.clone(), from: last + 1, to: testimony.commit });
+        }
+        // Without a whole commit in the journals, the tables will tell; so a copy is kept until then.
+        if report.last_commit().is_none() {
+            fs::copy(&journal.path, self.set_aside()).map_err(failed("copy", &journal.path))?;
+        }
+        let cut = OpenOptions::new().write(true).open(&journal.path).and_then(|file| {
+            let bytes = file.metadata()?.len() - journal.end;
+            file.set_len(journal.end)?;
+            file.sync_all()?;
+            Ok(bytes)
+        });
+        cut.map_err(failed("cut the unfinished end of", &journal.path))
+    }
+
+    fn set_aside(&self) -> PathBuf {
+        self.dir.join("unfinished.jnl")
+    }
+
+    /// An error of the database that is already open.
+    pub(super) fn explain(&self, trouble: Trouble) -> OpenError {
+        match trouble {
+            Trouble::Database(fjall::Error::Io(cause)) => {
+                OpenError::Io { doing: "use the database in", path: self.database(), cause }
+            }
+            Trouble::Database(fjall::Error::Locked) => OpenError::Locked { dir: self.dir.clone() },
+            Trouble::Damaged(_) | Trouble::Database(_) | Trouble::Behind => self.damaged(trouble),
+        }
+    }
+
+    /// Opens the engine of a folder that is ours.
+    pub(super) fn engine(&self, options: &Options) -> Result<(Engine, Opened), OpenError> {
+        let is_new = !self.is_made()?;
+        if is_new {
+            self.make(options)?;
+        }
+        let witness = self.read_witness()?;
+        let unfinished_bytes = self.prepare(&witness)?;
+        let testimony = witness.newest.unwrap_or_default();
+        if witness.damaged && !is_new && testimony.commit > 1 {
+            log::warn!("store: one of the two slots of {} cannot be read; the other can", self.witness().display());
+        }
+        let engine = self.load(options, &testimony)?;
+        let _ = fs::remove_file(self.set_aside());
+        let opened = Opened {
+            commit: engine.testimony.commit,
+            channels: engine.next_channel - 1,
+            recognized: engine.seen.len(),
+            is_new,
+            unfinished_bytes,
+        };
+        Ok((engine, opened))
+    }
+
+    /// What the engine starts from: the newest commits, and the marks. `testimony`: what must be there.
+    pub(super) fn load(&self, options: &Options, testimony: &Testimony) -> Result<Engine, OpenError> {
+        let horizon = Arc::new(Horizon::new(0, options.cached_channels));
+        let filter = Arc::new(FilterFactory(Arc::clone(&horizon)));
+        let base =
+            Base::open(&self.database(), options.sizes(), Purpose::Serve(filter)).map_err(|trouble| self.explain(trouble))?;
+        let (seen, newest, oldest_commit) =
+            recall(&base, options.retention.dedup_messages).map_err(|trouble| self.explain(trouble))?;
+        if newest.testimony.commit < testimony.commit {
+            let from = newest.testimony.commit + 1;
+            return Err(OpenError::Lost { dir: self.dir.clone(), from, to: testimony.commit });
+        }
+        let mut clock = Clock::default();
+        clock.observe(newest.testimony.timestamp);
+        clock.observe(testimony.timestamp);
+        let mut engine = Engine {
+            witness: Witness::open(&self.witness()).map_err(failed("open", &self.witness()))?,
+            base,
+            retention: options.retention,
+            clock,
+            heads: Heads::new(options.cached_channels),
+            seen,
+            horizon,
+            fingerprint_key: [0; 16],
+            testimony: newest.testimony,
+            next_channel: newest.next_channel,
+            oldest_commit,
+            expired: 0,
+            lost: 0,
+            walk: Walk::Idle,
+        };
+        self.load_marks(&mut engine).map_err(|trouble| self.explain(trouble))?;
+        Ok(engine)
+    }
+
+    fn load_marks(&self, engine: &mut Engine) -> Result<(), Trouble> {
+        let secret = engine.base.state.get(mark_key(Mark::FingerprintKey))?;
+        let secret = secret.ok_or_else(|| Trouble::Damaged("the key of the fingerprints is missing".to_owned()))?;
+        engine.fingerprint_key = decode_fingerprint_key(&secret)?;
+        engine.lost = engine.number(mark_key(Mark::Base))?.unwrap_or(0);
+        engine.expired = engine.number(mark_key(Mark::Expired))?.unwrap_or(0);
+        engine.clock.observe(engine.expired);
+        engine.horizon.raise(engine.expired);
+        Ok(())
+    }
+}
+
+/// What the newest commit says.
+struct Newest {
+    testimony: Testimony,
+    next_channel: u32,
+}
+
+/// The newest commits: by how many messages retries are recognized, what came last, and which commit is the oldest.
+fn recall(base: &Base, dedup_messages: u32) -> Result<(Seen, Newest, u64), Trouble> {
+    let none = || Trouble::Damaged("there are no commits".to_owned());
+    let (oldest, _) = base.commits.first_key_value().ok_or_else(none)?.into_inner()?;
+    // Backwards to the first commit that counts, then forwards, so that only one window is in memory.
+    let mut messages = 0;
+    let mut from = oldest.to_vec();
+    for guard in base.commits.iter().rev() {
+        let (key, value) = guard.into_inner()?;
+        messages += Commit::count(&value);
+        if messages >= dedup_messages as usize {
+            from = key.to_vec();
+            break;
+        }
+    }
+    let mut seen = Seen::new(dedup_messages);
+    let mut newest: Option<Newest> = None;
+    let mut entries: Vec<Entry> = Vec::new();
+    for guard in base.commits.range(from..) {
+        let (key, value) = guard.into_inner()?;
+        entries.clear();
+        let commit = Commit::decode(&key, &value, &mut entries)?;
+        let number = split_commit_key(&key)?;
+        if let Some(before) = newest.as_ref().map(|newest| newest.testimony.commit)
+            && number != before + 1
+        {
+            return Err(Trouble::Damaged(format!("commits {} to {} are missing", before + 1, number - 1)));
+        }
+        if !entries.is_empty() {
+            seen.begin(number, commit.timestamp);
+        }
+        entries.iter().for_each(|entry| seen.push(*entry));
+        let timestamp = commit.timestamp + entries.len() as u64;
+        let testimony = Testimony { commit: number, seq_max: commit.seq_max, timestamp };
+        newest = Some(Newest { testimony, next_channel: commit.next_channel });
+    }
+    Ok((seen, newest.ok_or_else(none)?, split_commit_key(&oldest)?))
+}
+
+/// What a look at the files found, and what follows from it, for a person.
+fn describe(report: &Report) -> String {
+    let findings: Vec<String> = report.findings.iter().map(|finding| finding.to_string()).collect();
+    findings.join("; ")
+}

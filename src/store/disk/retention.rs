@@ -1,0 +1,240 @@
+//! What is over: too old, or more than its channel may keep.
+//!
+//! That is decided by arithmetic on what is stored, when a channel is used; so nothing is written for it message by message. What is
+//! over leaves the disk when the database compacts its tables. Before that may happen, it is stored what it rests on, so that a
+//! message that was gone once does not come back: for each channel a *floor*, for the whole log the age.
+#![forbid(unsafe_code)]
+
+use std::{
+    collections::HashMap,
+    ops::Bound,
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use fjall::compaction::filter::{CompactionFilter, CompactionFilterResult, Context, Factory, ItemAccessor, Verdict};
+
+use super::{
+    base::{Base, Found, Trouble},
+    engine::Engine,
+    heads::Head,
+    record::{Channel, Mark, Message, encode_number, mark_key, split_message_key},
+};
+use crate::{
+    limits::{STORE_WALK_CHANNELS, STORE_WALK_MS_MIN, STORE_WALKS_PER_AGE},
+    store::{Clock, Retention},
+};
+
+/// What compaction may remove: shared with the database's own thread.
+#[derive(Debug)]
+pub(super) struct Horizon {
+    /// Older messages may go.
+    expired: AtomicU64,
+    /// By channel: messages up to here may go. Incomplete: what is missing stays on the disk for longer.
+    floors: RwLock<HashMap<u32, u64>>,
+    floors_max: usize,
+}
+
+impl Horizon {
+    /// Lets nothing go but what is older than `expired`.
+    pub(super) fn new(expired: u64, floors_max: u32) -> Horizon {
+        Horizon { expired: AtomicU64::new(expired), floors: RwLock::default(), floors_max: floors_max as usize }
+    }
+
+    /// Lets go what is older.
+    pub(super) fn raise(&self, expired: u64) {
+        self.expired.fetch_max(expired, Ordering::Relaxed);
+    }
+
+    /// How old.
+    pub(super) fn expired(&self) -> u64 {
+        self.expired.load(Ordering::Relaxed)
+    }
+
+    /// Lets a channel's messages go, up to and with `floor`.
+    pub(super) fn raise_floor(&self, channel: u32, floor: u64) {
+        let mut floors = self.floors.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if floors.len() >= self.floors_max && !floors.contains_key(&channel) {
+            // They come back when their channels are used.
+            floors.clear();
+        }
+        let kept = floors.entry(channel).or_default();
+        *kept = floor.max(*kept);
+    }
+
+    fn floor(&self, channel: u32) -> u64 {
+        let floors = self.floors.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        floors.get(&channel).copied().unwrap_or(0)
+    }
+}
+
+/// Gives compactions their filter.
+pub(super) struct FilterFactory(pub Arc<Horizon>);
+
+impl std::panic::RefUnwindSafe for FilterFactory {}
+
+impl Factory for FilterFactory {
+    fn name(&self) -> &str {
+        "retention"
+    }
+
+    fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
+        Box::new(Filter { horizon: Arc::clone(&self.0), expired: self.0.expired(), channel: None })
+    }
+}
+
+struct Filter {
+    horizon: Arc<Horizon>,
+    expired: u64,
+    /// The channel of the last item, and its floor: items come channel by channel.
+    channel: Option<(u32, u64)>,
+}
+
+impl Filter {
+    fn is_over(&mut self, key: &[u8], value: &[u8]) -> Option<bool> {
+        let (number, seq) = split_message_key(key).ok()?;
+        let floor = match self.channel {
+            Some((channel, floor)) if channel == number => floor,
+            Some(_) | None => self.horizon.floor(number),
+        };
+        self.channel = Some((number, floor));
+        if seq <= floor {
+            return Some(true);
+        }
+        if self.expired == 0 {
+            return Some(false);
+        }
+        let push = Message::decode(key, value).ok()?.push().ok()?;
+        Some(push.timestamp < self.expired)
+    }
+}
+
+impl CompactionFilter for Filter {
+    fn filter_item(&mut self, item: ItemAccessor<'_>, _: &Context) -> CompactionFilterResult {
+        // What cannot be read stays, for whoever looks for the damage. Keys are never written twice.
+        let over = self.is_over(item.key(), &item.value()?).unwrap_or(false);
+        Ok(if over { Verdict::Destroy } else { Verdict::Keep })
+    }
+}
+
+/// Moves the head's `first` to the first message that there is, and tells what it is.
+pub(super) fn refresh(base: &Base, head: &mut Head) -> Result<(), Trouble> {
+    let first = base.at_or_after(head.number, head.first)?;
+    set_first(head, first);
+    Ok(())
+}
+
+/// Moves the head's `first` past what is too old.
+pub(super) fn settle_age(base: &Base, head: &mut Head, expired: u64) -> Result<(), Trouble> {
+    if head.first <= head.last && head.first_timestamp < expired {
+        // What is known of the first message may be old.
+        refresh(base, head)?;
+        if head.first_timestamp < expired {
+            search(base, head, |found| found.timestamp >= expired)?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves the head's `first` past what is more than its channel may keep. All its messages must be in the database.
+pub(super) fn cut_bytes(base: &Base, head: &mut Head, retention: &Retention) -> Result<(), Trouble> {
+    if head.first < head.last && head.total - head.before_first > retention.bytes {
+        refresh(base, head)?;
+        if head.total - head.before_first > retention.bytes {
+            let (total, bytes) = (head.total, retention.bytes_after_cut());
+            search(base, head, |found| total - found.before <= bytes || found.total == total)?;
+        }
+    }
+    Ok(())
+}
+
+fn set_first(head: &mut Head, first: Option<Found>) {
+    *head = match first {
+        Some(found) => Head { first: found.seq, before_first: found.before, first_timestamp: found.timestamp, ..*head },
+        None => Head { first: head.last + 1, before_first: head.total, first_timestamp: u64::MAX, ..*head },
+    };
+}
+
+/// Moves `first` to the first message that may stay. Those that may stay are the later ones.
+fn search(base: &Base, head: &mut Head, may_stay: impl Fn(&Found) -> bool) -> Result<(), Trouble> {
+    let (mut low, mut high) = (head.first, head.last + 1);
+    let mut best = None;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match base.at_or_after(head.number, middle)? {
+            Some(found) if !may_stay(&found) => low = found.seq + 1,
+            Some(found) => (best, high) = (Some(found), middle),
+            None => high = middle,
+        }
+    }
+    set_first(head, best);
+    Ok(())
+}
+
+/// The walk over all channels that must come before the database may remove messages by their age: where all are over, the channel's
+/// floor keeps its sequences from beginning anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Walk {
+    /// None is under way.
+    Idle,
+    /// For messages older than `cut`; channels up to `after` were looked at.
+    Under { cut: u64, after: Vec<u8> },
+}
+
+impl Engine {
+    /// See [`crate::store::Log::expire`]: a step is a number of channels.
+    pub(super) fn expire(&mut self, wall_ms: u64) -> Result<bool, Trouble> {
+        let cut = Clock::of_wall_ms(wall_ms.saturating_sub(self.retention.age_ms));
+        if cut > self.expired {
+            self.expired = cut;
+            // A message that comes now is not over, wherever the host's clock goes.
+            self.clock.observe(cut);
+        }
+        match std::mem::replace(&mut self.walk, Walk::Idle) {
+            Walk::Idle => {
+                let every_ms = (self.retention.age_ms / STORE_WALKS_PER_AGE).max(STORE_WALK_MS_MIN);
+                let due = Clock::wall_ms(self.expired) >= Clock::wall_ms(self.horizon.expired()) + every_ms;
+                if due {
+                    self.walk = Walk::Under { cut: self.expired, after: b"n".to_vec() };
+                }
+                Ok(due)
+            }
+            Walk::Under { cut, after } => {
+                self.walk = self.step(cut, &after)?;
+                Ok(self.walk != Walk::Idle)
+            }
+        }
+    }
+
+    fn step(&mut self, cut: u64, after: &[u8]) -> Result<Walk, Trouble> {
+        self.base.gate()?;
+        let mut draft = self.draft();
+        let mut next = None;
+        let range = (Bound::Excluded(after.to_vec()), Bound::Excluded(b"o".to_vec()));
+        for guard in self.base.state.range(range).take(STORE_WALK_CHANNELS) {
+            let (key, value) = guard.into_inner()?;
+            let Channel { number, floor } = Channel::decode(&key, &value)?;
+            if let Some(newest) = self.base.newest(number, floor + 1)?
+                && newest.timestamp < cut
+            {
+                draft.state.insert(key.to_vec(), Some(Channel { number, floor: newest.seq }.encode(&key)));
+                draft.floors.push((number, newest.seq));
+            }
+            next = Some(key.to_vec());
+        }
+        let Some(next) = next else {
+            // All channels were looked at: from now on the database may remove what is older.
+            let key = mark_key(Mark::Expired);
+            draft.state.insert(key.to_vec(), Some(encode_number(key, cut)));
+            self.finish(draft)?;
+            self.horizon.raise(cut);
+            return Ok(Walk::Idle);
+        };
+        if !draft.state.is_empty() {
+            self.finish(draft)?;
+        }
+        Ok(Walk::Under { cut, after: next })
+    }
+}
