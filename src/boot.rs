@@ -7,11 +7,12 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpListener},
     os::fd::OwnedFd,
+    path::Path,
     process::ExitCode,
     rc::Rc,
     sync::{Arc, mpsc},
     thread::JoinHandle,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
@@ -25,7 +26,7 @@ use crate::{
     limits::{
         DESCRIPTORS_PER_SHARD, INBOUND_BYTES_PER_SHARD, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, RECEIVE_BUFFERS_PER_SHARD_MAX,
         RECEIVE_BUFFERS_PER_SHARD_MIN, RING_BATCHES_MAX, RING_BATCHES_MIN, SLOTS_PER_SHARD_MAX, SPARE_DESCRIPTORS,
-        SPARE_SLOTS_MIN, SPARE_SLOTS_SHARE,
+        SPARE_SLOTS_MIN, SPARE_SLOTS_SHARE, STORE_DESCRIPTORS,
     },
     mesh::{Port, mesh},
     reactor::{self, Clock, Envelope, Kind, Peers, Setup, socket},
@@ -33,14 +34,11 @@ use crate::{
     shard::{Control, GoawayRules, Limits, Message, Settings, Shard, Timeouts},
     stats::StoreStats,
     store::{
-        self, Retention,
+        self, Log, Memory, Retention,
+        disk::{self, Disk},
         thread::{Posted, Travel},
     },
 };
-
-/// How much is kept.
-const RETENTION: Retention =
-    Retention { age_ms: 7 * 86_400_000, messages: 1_000_000, bytes: 1 << 30, dedup_ms: 86_400_000, dedup_messages: 2_000_000 };
 
 /// What a shard's thread needs.
 struct Seat {
@@ -153,12 +151,59 @@ const TRAVEL: Travel<Envelope<Message>> = Travel {
 
 /// Opens the log, and starts its thread.
 fn start_store(config: &Config, port: Port<Envelope<Message>>, stats: Arc<StoreStats>) -> anyhow::Result<JoinHandle<()>> {
-    if config.data == "memory" {
-        log::info!("messages are kept in memory only: a restart loses them (--data DIR keeps them)");
-    }
-    let log = store::Memory::new(RETENTION);
+    let log = open_log(config)?;
     let run = move || store::thread::run(port, log, TRAVEL, &stats);
     std::thread::Builder::new().name("store".to_owned()).spawn(run).context("cannot start a thread")
+}
+
+fn in_memory(config: &Config) -> bool {
+    config.data == "memory"
+}
+
+/// The log that the configuration names.
+fn open_log(config: &Config) -> anyhow::Result<Box<dyn Log + Send>> {
+    let retention = retention(&config.store);
+    if in_memory(config) {
+        log::info!("messages are kept in memory only: a restart loses them (--data DIR keeps them)");
+        return Ok(Box::new(Memory::new(retention)));
+    }
+    let options = disk::Options {
+        retention,
+        cache_bytes: config.store.cache_bytes,
+        memtable_bytes: config.store.memtable_bytes,
+        cached_channels: config.store.cached_channels,
+        reserve_bytes: config.store.reserve_bytes,
+        free_bytes: Box::new(disk::free_bytes),
+    };
+    let started = Instant::now();
+    let (mut log, opened) = Disk::open(Path::new(&config.data), options)?;
+    let dir = log.dir();
+    match opened.is_new {
+        true => log::info!("messages are kept in {}, which is new", dir.display()),
+        false => log::info!(
+            "messages are kept in {}: {} channels, {} commits, {:.1} MB; {} messages by which retries are recognized; opened in {:.1} s",
+            dir.display(),
+            opened.channels,
+            opened.commit,
+            log.disk_bytes().map_or(f64::NAN, |bytes| bytes as f64 / 1e6),
+            opened.recognized,
+            started.elapsed().as_secs_f64()
+        ),
+    }
+    if opened.unfinished_bytes > 0 {
+        log::info!("the last commit was left unfinished by a crash; nobody had been told of it, and it was dropped");
+    }
+    Ok(Box::new(log))
+}
+
+fn retention(config: &config::Store) -> Retention {
+    Retention {
+        age_ms: u64::from(config.retention_age_s) * 1_000,
+        messages: if config.channel_messages_max == 0 { u64::MAX } else { config.channel_messages_max },
+        bytes: if config.channel_bytes_max == 0 { u64::MAX } else { config.channel_bytes_max },
+        dedup_ms: u64::from(config.dedup_window_s) * 1_000,
+        dedup_messages: config.dedup_messages,
+    }
 }
 
 /// Starts the shards' threads, and lets them run once all reactors are built.
@@ -227,7 +272,10 @@ fn slots(kind: Kind, shards: u16, descriptors: u64, config: &Config) -> anyhow::
     let most = match kind {
         // Direct descriptors do not count against the limit, but each ring's table may not be larger than it.
         Kind::Uring => descriptors,
-        Kind::Epoll => descriptors.saturating_sub(SPARE_DESCRIPTORS + shards * DESCRIPTORS_PER_SHARD) / shards,
+        Kind::Epoll => {
+            let store = if in_memory(config) { 0 } else { STORE_DESCRIPTORS };
+            descriptors.saturating_sub(SPARE_DESCRIPTORS + store + shards * DESCRIPTORS_PER_SHARD) / shards
+        }
     };
     let most = most.min(SLOTS_PER_SHARD_MAX);
     anyhow::ensure!(

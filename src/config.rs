@@ -16,7 +16,7 @@ mod value;
 pub use checks::check;
 pub use keys::verifier;
 pub use layers::{Environment, Flags, Loaded, Source, load};
-pub use schema::{Auth, Config, Goaway, Heartbeat, Limits, Presence, SETTINGS, Setting, Timeouts};
+pub use schema::{Auth, Config, Goaway, Heartbeat, Limits, Presence, SETTINGS, Setting, Store, Timeouts};
 pub use show::show;
 pub use value::{DeviceClasses, ReactorChoice, Secret};
 

@@ -259,8 +259,8 @@ pub const STORE_WALK_CHANNELS: usize = 32;
 /// How often all channels are looked at while a message grows as old as it may, and how often at most, in milliseconds.
 pub const STORE_WALKS_PER_AGE: u64 = 64;
 pub const STORE_WALK_MS_MIN: u64 = 1_000;
-/// After a failure the store tries again so often, in milliseconds.
-pub const STORE_RETRY_MS: u64 = 1_000;
+/// After a failure the log is opened again so often, in milliseconds.
+pub const STORE_REOPEN_MS: u64 = 1_000;
 /// What a repair adds to the highest sequence that is known, so that none is given twice: more than can have been given in the time for which
 /// the witness may be behind after a loss of power.
 pub const STORE_REPAIR_JUMP: u64 = 1 << 20;

@@ -97,7 +97,7 @@ fn run(command: &mut Command) -> (i32, String, String) {
 /// A gateway on a free port, and its address.
 fn gateway(args: &[&str]) -> (Running, String) {
     let mut command = weir(&["serve", "--shards", "2", "--listen", "127.0.0.1:0"]);
-    let mut running = Running::spawn(command.args(args).env("RUST_LOG", "off"));
+    let mut running = Running::spawn(command.args(args).env("RUST_LOG", "off").env("WEIR_DATA", "memory"));
     let line = next(&running.lines());
     let address = line.strip_prefix("weir: listening on ").unwrap_or_else(|| panic!("no address in {line:?}"));
     (running, address.to_owned())

@@ -61,6 +61,7 @@ impl Gateway {
         let mut child = Command::new(weir())
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(args)
+            .env("WEIR_DATA", "memory")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -52,7 +52,7 @@ enum Command {
 pub(crate) fn run() -> ExitCode {
     let command = Cli::parse().command;
     // RUST_LOG changes it. Standard output is for what the command is about.
-    let default_level = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
+    let default_level = if matches!(command, Command::Serve(_)) { "info,fjall=warn,lsm_tree=warn" } else { "warn" };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default_level)).init();
     let outcome = match command {
         Command::Serve(flags) => serve::run(&flags),

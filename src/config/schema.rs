@@ -10,9 +10,11 @@ use crate::limits::{
     COUNT_CEILING, DEVICES_PER_CLIENT_DEFAULT, FRAMES_PER_SECOND_DEFAULT, GROUPS_PER_CONNECTION_DEFAULT,
     HEARTBEAT_INTERVAL_MAX_MS_DEFAULT, HEARTBEAT_INTERVAL_MIN_MS_DEFAULT, HEARTBEAT_INTERVAL_MS_DEFAULT,
     HEARTBEAT_INTERVAL_MS_MIN, LOGIN_BODY_BYTES_MAX, LOGINS_PER_SECOND_PER_SHARD_DEFAULT, MEMBERSHIPS_PER_SHARD_DEFAULT,
-    OUTBOUND_BYTES_PER_CONNECTION_DEFAULT, OUTBOUND_BYTES_PER_SHARD_DEFAULT, PRESENCE_SETTLE_MS_DEFAULT, SHARDS_MAX, TIME_MS_MAX,
-    TIMER_TICK_MS, WATCHERS_PER_CLIENT_DEFAULT, WATCHERS_PER_CLIENT_MAX, WATCHES_PER_CONNECTION_DEFAULT,
-    WATCHES_PER_SHARD_DEFAULT,
+    OUTBOUND_BYTES_PER_CONNECTION_DEFAULT, OUTBOUND_BYTES_PER_SHARD_DEFAULT, PRESENCE_SETTLE_MS_DEFAULT, SHARDS_MAX,
+    STORE_CACHE_BYTES_DEFAULT, STORE_CACHED_CHANNELS_DEFAULT, STORE_CHANNEL_BYTES_DEFAULT, STORE_CHANNEL_MESSAGES_DEFAULT,
+    STORE_DEDUP_MESSAGES_DEFAULT, STORE_DEDUP_MESSAGES_MAX, STORE_DEDUP_WINDOW_S_DEFAULT, STORE_MEMTABLE_BYTES_DEFAULT,
+    STORE_MEMTABLE_BYTES_MIN, STORE_RESERVE_BYTES_DEFAULT, STORE_RETENTION_AGE_S_DEFAULT, TIME_MS_MAX, TIMER_TICK_MS,
+    WATCHERS_PER_CLIENT_DEFAULT, WATCHERS_PER_CLIENT_MAX, WATCHES_PER_CONNECTION_DEFAULT, WATCHES_PER_SHARD_DEFAULT,
 };
 
 /// One setting: its names, and how to read and write it.
@@ -63,6 +65,7 @@ pub static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(|| {
     Timeouts::describe(&mut all);
     Limits::describe(&mut all);
     Presence::describe(&mut all);
+    Store::describe(&mut all);
     Goaway::describe(&mut all);
     // In TOML a table ends the top level.
     let classes = all.iter().position(|setting| setting.key == "device_classes").expect("it is a field of Config");
@@ -173,6 +176,8 @@ settings! {
             limits: Limits,
             /// What watchers learn of clients.
             presence: Presence,
+            /// How much is kept of durable messages, and what that may cost.
+            store: Store,
             /// What clients are told when the gateway stops.
             goaway: Goaway,
         }
@@ -289,6 +294,31 @@ settings! {
     Presence as "presence." at |config| config.presence => {
         /// How long a device must have come, gone or changed before watchers are told, in milliseconds.
         settle_ms: u32 = PRESENCE_SETTLE_MS_DEFAULT, DELAY;
+    }
+}
+
+settings! {
+    /// How much is kept of durable messages, and what that may cost in memory and on the disk.
+    Store as "store." at |config| config.store => {
+        /// How long a message is kept, in seconds.
+        retention_age_s: u32 = STORE_RETENTION_AGE_S_DEFAULT, Bounds { min: 1, max: u32::MAX as u64, zero: None, why: "what is kept for no time is not kept" };
+        /// How many messages one channel keeps: the newest. 0: no limit.
+        channel_messages_max: u64 = STORE_CHANNEL_MESSAGES_DEFAULT, limit("no limit");
+        /// How many bytes one channel keeps, of payloads and senders' names: the newest. 0: no limit.
+        channel_bytes_max: u64 = STORE_CHANNEL_BYTES_DEFAULT, limit("no limit");
+        /// A message that is sent again is recognized for this long, in seconds,
+        dedup_window_s: u32 = STORE_DEDUP_WINDOW_S_DEFAULT, Bounds { min: 1, max: u32::MAX as u64, zero: None, why: "a sender that lost its connection must be able to ask again" };
+        /// and among so many newest messages of all channels. Each costs 24 B of memory, 8 to 16 B for the index, and 24 B for each
+        /// commit: 64 MB to 130 MB by default.
+        dedup_messages: u32 = STORE_DEDUP_MESSAGES_DEFAULT, Bounds { min: 1, max: STORE_DEDUP_MESSAGES_MAX as u64, zero: None, why: "each costs memory, and without any a retry would be stored twice" };
+        /// Memory for what is not in tables yet, in bytes. Small messages take up to twice as much of the process as is counted here.
+        memtable_bytes: u64 = STORE_MEMTABLE_BYTES_DEFAULT, Bounds { min: STORE_MEMTABLE_BYTES_MIN, max: COUNT_CEILING, zero: None, why: "a few commits must fit, and each part that is full becomes a table" };
+        /// Memory for blocks of tables that were read, in bytes.
+        cache_bytes: u64 = STORE_CACHE_BYTES_DEFAULT, Bounds { min: 1024 * 1024, max: COUNT_CEILING, zero: None, why: "the newest messages are read again and again" };
+        /// Channels whose place is kept in memory, about 200 B each. Any other is found on the disk when it is used.
+        cached_channels: u32 = STORE_CACHED_CHANNELS_DEFAULT, Bounds { min: 1, max: u32::MAX as u64 / 2, zero: None, why: "a channel that is not found there takes two searches" };
+        /// Bytes of the disk that are left free: when fewer are, durable messages are refused with STORE_FULL. 0: none.
+        reserve_bytes: u64 = STORE_RESERVE_BYTES_DEFAULT, limit("none");
     }
 }
 

@@ -100,7 +100,8 @@ impl Gateway {
         for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIR_")) {
             command.env_remove(variable);
         }
-        command.env("RUST_LOG", "info");
+        // Unless flags say otherwise.
+        command.env("RUST_LOG", "info").env("WEIR_DATA", "memory");
         command.args(["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--reactor", reactor]);
         command
     }

@@ -32,7 +32,7 @@ use nix::sys::statvfs::statvfs;
 use open::Folder;
 
 use super::{Bounds, CursorKey, Failure, Log, Outcome, PageLimit, Retention, Write};
-use crate::{limits::STORE_RETRY_MS, wire::body::Durability};
+use crate::{limits::STORE_REOPEN_MS, wire::body::Durability};
 
 /// Says how much is free on the disk of a directory.
 pub type FreeBytes = Box<dyn Fn(&Path) -> io::Result<u64> + Send>;
@@ -134,13 +134,13 @@ impl Disk {
 
     fn break_off(&mut self, trouble: &Trouble) -> Failure {
         let failure = if self.is_full(trouble) { Failure::Full } else { Failure::Unavailable(trouble.to_string()) };
-        log::error!("store: out of order, to be tried again every {STORE_RETRY_MS} ms: {trouble}");
+        log::error!("store: out of order, to be tried again every {STORE_REOPEN_MS} ms: {trouble}");
         self.set_broken(failure.clone());
         failure
     }
 
     fn set_broken(&mut self, failure: Failure) {
-        self.state = State::Broken { failure, retry_at: Instant::now() + Duration::from_millis(STORE_RETRY_MS) };
+        self.state = State::Broken { failure, retry_at: Instant::now() + Duration::from_millis(STORE_REOPEN_MS) };
     }
 
     fn is_full(&self, trouble: &Trouble) -> bool {

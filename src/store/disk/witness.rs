@@ -146,7 +146,7 @@ mod tests {
             std::fs::write(&path, &flipped).unwrap();
             assert_eq!(Witness::read(&path).unwrap(), Found { newest: Some(testimony(4)), damaged: true }, "byte {byte}");
         }
-        for length in 0..intact.len() {
+        for length in 0..SLOT_BYTES as usize + USED_BYTES {
             std::fs::write(&path, &intact[..length]).unwrap();
             let found = Witness::read(&path).unwrap();
             assert!(found.damaged, "{length} bytes");
