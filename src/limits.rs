@@ -170,8 +170,8 @@ pub const STORE_BATCHES_IN_FLIGHT_MAX: usize = 4;
 /// Beyond this many bytes of requests that the store has not answered, a shard refuses durable messages.
 pub const STORE_BACKLOG_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Idle batches that a shard keeps for reuse, and how much memory each may keep.
-pub const POOLED_STORE_BATCHES_MAX: usize = 8;
-pub const STORE_POOLED_BYTES_MAX: usize = 512 * 1024;
+pub const POOLED_STORE_BATCHES_MAX: usize = 4;
+pub const STORE_POOLED_BYTES_MAX: usize = 128 * 1024;
 /// The largest window of unacknowledged durable messages that a device may ask for.
 pub const WINDOW_MAX: u32 = 32_768;
 /// Pages that one shard asks the store for at a time, for devices that are behind.

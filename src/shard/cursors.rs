@@ -77,18 +77,20 @@ impl Shard {
             }
             (Some(cursor), _) => cursor,
             (None, Some(saved)) => saved.min(bounds.last),
-            // Whoever comes for the first time has all that is kept of its own channel before it, and nothing of a group.
+            // Whoever comes for the first time has all of its own channel before it, and nothing of a group.
             (None, None) => match place {
-                Place::Inbox => bounds.first - 1,
+                Place::Inbox => 0,
                 Place::Group(_) => bounds.last,
             },
         };
-        if saved.is_none() && reader.brought().is_none() && matches!(place, Place::Group(_)) {
+        let in_group = matches!(place, Place::Group(_));
+        if saved.is_none() && reader.brought().is_none() && in_group {
             // Whoever is told where it stands may rely on being remembered: first the log, then CURSORS.
             self.save_cursor(conn, channel, start, reader.ticket);
             return;
         }
-        if saved.is_none_or(|saved| saved < start) {
+        // A device that nothing is known of stands at 0 of its own channel: that needs no cursor.
+        if saved.unwrap_or(0) < start || saved.is_none() && in_group {
             self.save_cursor(conn, channel, start, 0);
         }
         reader.open(start, saved.unwrap_or(0).max(start), bounds.last);

@@ -234,9 +234,10 @@ fn what_retention_removed_is_announced() {
     let gap = Seen::Gap { from: 2, to: 7, code: ErrorCode::Expired };
     assert_eq!(bench.received(alice, "user/alice", 1), [gap, Seen::Durable(8)]);
     assert_eq!(bench.received(alice, "user/alice", 8), durable(9..=9));
-    // Who was never here begins with what is kept; who had a place is told.
+    // Who was never here is told like everybody else.
     let (_, seen) = bench.enroll("alice", "laptop", 100, None);
-    assert_eq!(seen[1..], [cursors(7, 10, 10), Seen::Durable(8), Seen::Durable(9), Seen::Durable(10)]);
+    let gap = Seen::Gap { from: 1, to: 7, code: ErrorCode::Expired };
+    assert_eq!(seen[1..], [cursors(0, 10, 10), gap, Seen::Durable(8), Seen::Durable(9), Seen::Durable(10)]);
     let (_, seen) = bench.enroll("alice", "tablet", 100, Some(1));
     assert_eq!(seen[2], Seen::Gap { from: 2, to: 7, code: ErrorCode::Expired });
     assert_eq!(seen[3..], durable(8..=10));
