@@ -4,6 +4,7 @@
 //! answered on the way. Nothing is sent in the background: who stays connected calls [`Client::ping`] in time.
 #![forbid(unsafe_code)]
 
+mod durable;
 mod error;
 #[cfg(test)]
 mod tests;
@@ -14,7 +15,7 @@ pub use error::{ClientError, code_text};
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::limits::BODY_BYTES_CEILING;
 use crate::wire::{Decoded, Frame, FrameType, PushRef, SendRef, body, decode, encode, wrap_batch};
@@ -103,7 +104,8 @@ impl Client {
             taken: VecDeque::new(),
             events: VecDeque::new(),
             farewell: None,
-            next_msg_id: 1,
+            // A number must not come again while the gateway takes it for a retry.
+            next_msg_id: SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, micros),
             timeout,
             started: Instant::now(),
             last_rtt_us: 0,
@@ -148,8 +150,7 @@ impl Client {
     }
 
     fn send_frame(&mut self, channel: &str, payload: &[u8], receipt: bool) -> Result<u64, ClientError> {
-        let client_msg_id = self.next_msg_id;
-        self.next_msg_id += 1;
+        let client_msg_id = self.new_id();
         self.write_frame(&Frame::Send(SendRef { channel, client_msg_id, payload, receipt, ..SendRef::default() }))?;
         Ok(client_msg_id)
     }
@@ -159,11 +160,7 @@ impl Client {
     /// # Errors
     /// Refused with the gateway's reason, closed, broken or timed out.
     pub fn join(&mut self, group: &str) -> Result<u32, ClientError> {
-        self.write_frame(&Frame::Join(body::Join { cursor: None, group: group.to_owned() }))?;
-        self.answer("JOIN_OK", FrameType::Join, |event| match event {
-            Event::JoinOk(ok) if ok.group == group => Ok(ok.members),
-            other => Err(other),
-        })
+        self.join_from(group, None)
     }
 
     /// LEAVE, and waits until no message of the group follows.

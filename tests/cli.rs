@@ -1,6 +1,9 @@
 //! The shell commands, through the real binary.
 #![forbid(unsafe_code)]
 
+#[path = "cli/durable.rs"]
+mod durable;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::Path;

@@ -29,16 +29,27 @@ pub(super) struct ConnectionArgs {
 }
 
 impl ConnectionArgs {
-    /// Connects to `address` and logs in. `client` may be empty when there is a token.
-    pub(super) fn login(&self, address: &str, client: &str) -> Result<(Client, body::LoginOk), ClientError> {
+    /// The device that logs in.
+    pub(super) fn device_name(&self) -> String {
+        self.device.clone().unwrap_or_else(|| format!("weir-{}", std::process::id()))
+    }
+
+    /// Connects to `address` and logs in, with a window and a cursor. `client` may be empty when there is a token.
+    pub(super) fn login(
+        &self,
+        address: &str,
+        client: &str,
+        (window, cursor): (u32, Option<u64>),
+    ) -> Result<(Client, body::LoginOk), ClientError> {
         let mut connection = Client::connect(address, ANSWER_TIMEOUT)?;
-        let device = self.device.clone().unwrap_or_else(|| format!("weir-{}", std::process::id()));
         let welcome = connection.login(body::Login {
             client_id: client.to_owned(),
-            device_id: device,
+            device_id: self.device_name(),
             device_class: self.device_class.clone().unwrap_or_default(),
             token: self.token.clone().unwrap_or_default(),
             agent: concat!("weir/", env!("CARGO_PKG_VERSION")).to_owned(),
+            window,
+            cursor,
             ..body::Login::default()
         })?;
         Ok((connection, welcome))

@@ -16,13 +16,31 @@ use super::text::note;
 const RETRY_MIN: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
+/// Acknowledgements wait so long for more to acknowledge.
+const MOMENT: Duration = Duration::from_millis(20);
+
 /// What a command does with a connection.
 pub(super) trait Follower {
+    /// How LOGIN says that it takes part in durable delivery: a window, or 0, and a cursor.
+    fn part(&self) -> (u32, Option<u64>) {
+        (0, None)
+    }
+
     /// Asks for what it wants, after each LOGIN. Gives what it does from then on: "listening as alice".
-    fn begin(&self, connection: &mut Client, me: &str) -> Result<String, ClientError>;
+    fn begin(&mut self, connection: &mut Client, me: &str) -> Result<String, ClientError>;
 
     /// Takes what came, if it is of interest.
-    fn take(&self, event: Event) -> io::Result<()>;
+    fn take(&mut self, event: Event) -> io::Result<()>;
+
+    /// Says what it has to say about what it took. `idle`: nothing more came for a moment.
+    fn acknowledge(&mut self, _connection: &mut Client, _idle: bool) -> Result<(), ClientError> {
+        Ok(())
+    }
+
+    /// There is something to say.
+    fn owes(&self) -> bool {
+        false
+    }
 }
 
 /// Why a session ended.
@@ -41,7 +59,7 @@ impl From<ClientError> for End {
 }
 
 /// Follows until Ctrl-C, or until connecting again makes no sense. `client` may be empty when there is a token.
-pub(super) fn follow(args: &ConnectionArgs, client: &str, follower: &impl Follower) -> anyhow::Result<Infallible> {
+pub(super) fn follow(args: &ConnectionArgs, client: &str, follower: &mut impl Follower) -> anyhow::Result<Infallible> {
     let mut address = args.addr.clone();
     let mut pause = RETRY_MIN;
     let mut welcomed = false;
@@ -88,17 +106,17 @@ fn session(
     args: &ConnectionArgs,
     client: &str,
     address: &str,
-    follower: &impl Follower,
+    follower: &mut impl Follower,
     on_welcome: impl FnOnce(),
 ) -> Result<Infallible, End> {
-    let (mut connection, welcome) = args.login(address, client)?;
+    let (mut connection, welcome) = args.login(address, client, follower.part())?;
     let what = follower.begin(&mut connection, &welcome.client_id)?;
     on_welcome();
     note(format_args!("{what} on {address}; Ctrl-C ends it"));
     take_all(&mut connection, &welcome, follower)
 }
 
-fn take_all(connection: &mut Client, welcome: &body::LoginOk, follower: &impl Follower) -> Result<Infallible, End> {
+fn take_all(connection: &mut Client, welcome: &body::LoginOk, follower: &mut impl Follower) -> Result<Infallible, End> {
     let mut interval = Duration::from_millis(welcome.heartbeat_interval_ms.into());
     let mut pinged = Instant::now();
     loop {
@@ -109,12 +127,16 @@ fn take_all(connection: &mut Client, welcome: &body::LoginOk, follower: &impl Fo
             pinged = Instant::now();
             continue;
         }
-        match connection.next_event(due.saturating_sub(pinged.elapsed()))? {
+        let left = due.saturating_sub(pinged.elapsed());
+        let event = connection.next_event(if follower.owes() { left.min(MOMENT) } else { left })?;
+        let idle = event.is_none();
+        match event {
             Some(Event::Goaway(goaway)) => return Err(End::Goaway(goaway)),
             Some(Event::Error(error)) => note(format_args!("weir: {}: {}", code_text(error.code), error.message)),
             // The close that follows KICKED tells the reason again.
             Some(Event::Kicked(_)) | None => {}
             Some(event) => follower.take(event).map_err(End::Output)?,
         }
+        follower.acknowledge(connection, idle)?;
     }
 }

@@ -35,19 +35,19 @@ pub(super) struct WatchArgs {
 /// Watches until Ctrl-C, or until connecting again makes no sense.
 pub(super) fn run(args: &WatchArgs) -> anyhow::Result<ExitCode> {
     let unnamed = if args.connection.token.is_some() { "" } else { "weir-watch" };
-    let never = follow(&args.connection, args.client.as_deref().unwrap_or(unnamed), args)?;
+    let never = follow(&args.connection, args.client.as_deref().unwrap_or(unnamed), &mut &*args)?;
     match never {}
 }
 
-impl Follower for WatchArgs {
-    fn begin(&self, connection: &mut Client, me: &str) -> Result<String, ClientError> {
+impl Follower for &WatchArgs {
+    fn begin(&mut self, connection: &mut Client, me: &str) -> Result<String, ClientError> {
         for some in self.clients.chunks(NAMES_PER_FRAME) {
             connection.watch(some)?;
         }
         Ok(format!("watching {} as {me}", self.clients.join(", ")))
     }
 
-    fn take(&self, event: Event) -> io::Result<()> {
+    fn take(&mut self, event: Event) -> io::Result<()> {
         let Event::Presence(presence) = event else { return Ok(()) };
         print(&if self.json { object(&presence) } else { line(&presence) })
     }
