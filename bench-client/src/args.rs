@@ -26,6 +26,13 @@ pub(crate) enum Command {
     Route(RouteArgs),
     /// Sends messages to groups; every member must get every message.
     Fanout(FanoutArgs),
+    /// Sends durable messages to clients that are not there, and lets them come and get them.
+    #[command(mut_arg("duration", |arg| arg.default_value("60s").help(
+        "How long each phase may take: \"500ms\", \"10s\", \"2m\", \"1h\""
+    )))]
+    Offline(OfflineArgs),
+    /// Lets everybody drop and come back, while durable messages are sent to them.
+    Storm(StormArgs),
     /// Starts a gateway and shows what it does, in about 20 seconds. This is `make demo`.
     Demo(DemoArgs),
 }
@@ -58,9 +65,9 @@ pub(crate) struct Common {
     /// and the kernel's choice otherwise.
     #[arg(long, value_name = "IPV4")]
     pub(crate) source: Option<std::net::Ipv4Addr>,
-    /// Clients on their way to being logged in at once.
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) connecting: u32,
+    /// Clients on their way to being logged in at once. By default 512, and 4096 in `storm`.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) connecting: Option<u32>,
     /// The token that every client logs in with.
     #[arg(long, value_name = "JWT", conflicts_with = "hs256_secret", env = "BENCH_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
@@ -200,6 +207,62 @@ pub(crate) struct FanoutArgs {
 }
 
 #[derive(Args, Clone, Debug)]
+pub(crate) struct OfflineArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) payload: Payload,
+    #[command(flatten)]
+    pub(crate) receiving: ReceivingArgs,
+    /// Clients that messages are kept for.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
+    pub(crate) connections: u32,
+    /// Messages for each of them, and for each group.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) messages: u32,
+    /// Clients that send them.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) senders: u32,
+    /// Messages of each sender that are not accepted, at most.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) depth: u32,
+    /// Groups that the clients joined before, dealt out among them. Their members get the messages that they missed there, too.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub(crate) groups: u32,
+    /// New connections a second at most, when the clients come.
+    #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate)]
+    pub(crate) max_rate: Option<f64>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StormArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) payload: Payload,
+    #[command(flatten)]
+    pub(crate) receiving: ReceivingArgs,
+    /// Clients that drop and come back.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
+    pub(crate) connections: u32,
+    /// Clients that stay, and send to them.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) senders: u32,
+    /// Closed loop: messages of each sender that are not accepted.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) depth: u32,
+    /// Open loop: messages a second in all, on a schedule that does not wait for the gateway.
+    #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate, conflicts_with = "depth")]
+    pub(crate) rate: Option<f64>,
+    /// From the beginning of the sending phase to the drop.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    pub(crate) drop_after: Duration,
+    /// Each client comes back after a random time of so many milliseconds at most.
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=3_600_000))]
+    pub(crate) jitter_ms: u32,
+}
+
+#[derive(Args, Clone, Debug)]
 pub(crate) struct DemoArgs {
     /// The gateway's program. By default `weir` beside this one.
     #[arg(long, value_name = "PATH")]
@@ -307,7 +370,7 @@ mod tests {
 
     #[test]
     fn all_scenarios_take_the_same_options() {
-        for scenario in ["connect", "route", "fanout"] {
+        for scenario in ["connect", "route", "fanout", "offline", "storm"] {
             let options = "--target 127.0.0.1:1 --connections 4 --depth 2 --duration 1s --payload 100 --workers 2 --seed 3";
             let words = ["bench-client", scenario].into_iter().chain(options.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{scenario}");

@@ -52,13 +52,19 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8, Failure> {
     println!("A gateway with {SHARDS} shards listens on {}; {CLIENTS} clients connect to it.", gateway.target);
     let route = match parse(&gateway.target, args.reactor, &["route", "--connections", CLIENTS, "--depth", "4"])? {
         Subcommand::Route(route) => launch::route_report(&route, &signals),
-        Subcommand::Connect(_) | Subcommand::Fanout(_) | Subcommand::Demo(_) => unreachable!("the command is a constant"),
+        Subcommand::Connect(_) | Subcommand::Fanout(_) | Subcommand::Offline(_) | Subcommand::Storm(_) | Subcommand::Demo(_) => {
+            unreachable!("the command is a constant")
+        }
     }?;
     let mut parts = vec![("each client with one other", route)];
     if parts[0].1.exit_code() == 0 {
         let fanout = match parse(&gateway.target, args.reactor, &["fanout", "--members", CLIENTS, "--window", "4"])? {
             Subcommand::Fanout(fanout) => launch::fanout_report(&fanout, &signals),
-            Subcommand::Connect(_) | Subcommand::Route(_) | Subcommand::Demo(_) => unreachable!("the command is a constant"),
+            Subcommand::Connect(_)
+            | Subcommand::Route(_)
+            | Subcommand::Offline(_)
+            | Subcommand::Storm(_)
+            | Subcommand::Demo(_) => unreachable!("the command is a constant"),
         }?;
         parts.push(("one client to a group of all", fanout));
     }

@@ -4,13 +4,13 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit};
 use weir::{
-    limits::NAME_BYTES_MAX,
+    limits::{LISTEN_BACKLOG_MIN, NAME_BYTES_MAX},
     reactor::{
         Kind,
         probe::{Choice, detect},
@@ -18,16 +18,22 @@ use weir::{
 };
 
 use crate::{
-    args::{Common, ConnectArgs, DurableArgs, FanoutArgs, Pattern, Payload, ReactorArg, ReceivingArgs, RouteArgs},
+    args::{
+        Common, ConnectArgs, DurableArgs, FanoutArgs, OfflineArgs, Pattern, Payload, ReactorArg, ReceivingArgs, RouteArgs,
+        StormArgs,
+    },
     durable::Receiving,
+    offline,
     plan::{self, Plan},
-    report::{Load, Report},
+    report::{Load, Report, StormReport},
     run::{self, RunConfig},
     scenario::{
         Books, Scenario,
         connect::{Connect, ConnectBooks},
         fanout::{Fanout, FanoutConfig},
+        mail::{Mail, Sending},
         route::{Peers, Route, RouteConfig},
+        storm::{Storm, StormConfig},
     },
     signals::Signals,
     stall::Owed,
@@ -37,6 +43,10 @@ use crate::{
 
 /// Members of a group when nothing is said.
 const MEMBERS_DEFAULT: u32 = 1_000;
+/// Clients on their way to being logged in at once, when nothing is said.
+pub(crate) const CONNECTING_DEFAULT: u32 = 512;
+/// The same in `storm`, where everybody comes at once: the shortest listen backlog that a gateway should have.
+const CONNECTING_IN_STORM: u32 = LISTEN_BACKLOG_MIN;
 /// The longest client prefix: what follows it are the digits of a number, or "-g" and those.
 const PREFIX_BYTES_MAX: usize = NAME_BYTES_MAX - 12;
 
@@ -57,13 +67,14 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 /// What a scenario asks of [`plan_for`].
 #[derive(Clone, Copy, Debug)]
-struct Wanted {
-    connections: u32,
-    active: u32,
-    payload_bytes: usize,
-    connect_rate: Option<f64>,
-    receiving: Option<Receiving>,
-    returns: bool,
+pub(crate) struct Wanted {
+    pub(crate) connections: u32,
+    pub(crate) active: u32,
+    pub(crate) payload_bytes: usize,
+    pub(crate) connect_rate: Option<f64>,
+    pub(crate) connecting: u32,
+    pub(crate) receiving: Option<Receiving>,
+    pub(crate) returns: bool,
 }
 
 /// Runs `connect`. Gives the exit code.
@@ -76,6 +87,7 @@ pub(crate) fn connect(args: &ConnectArgs) -> Result<u8, Failure> {
         active: 0,
         payload_bytes: args.unused.payload.bytes,
         connect_rate: args.max_rate,
+        connecting: CONNECTING_DEFAULT,
         receiving: window(args.receive_window),
         returns: false,
     };
@@ -99,6 +111,58 @@ pub(crate) fn route(args: &RouteArgs) -> Result<u8, Failure> {
 /// There is no result.
 pub(crate) fn fanout(args: &FanoutArgs) -> Result<u8, Failure> {
     finish(&args.common, fanout_report(args, &block_signals()?)?)
+}
+
+/// Runs `offline`. Gives the exit code.
+///
+/// # Errors
+/// There is no result.
+pub(crate) fn offline(args: &OfflineArgs) -> Result<u8, Failure> {
+    finish(&args.common, offline::report(args, &block_signals()?)?)
+}
+
+/// Runs `storm`. Gives the exit code.
+///
+/// # Errors
+/// There is no result.
+pub(crate) fn storm(args: &StormArgs) -> Result<u8, Failure> {
+    let connections = args.connections.saturating_add(args.senders);
+    let jitter = Duration::from_millis(args.jitter_ms.into());
+    if args.drop_after + jitter >= args.common.duration {
+        return Err(Failure::Usage(format!(
+            "clients drop after {:?} and come back up to {jitter:?} later, and the run of {:?} is over by then: raise --duration, or \
+             lower --drop-after and --jitter-ms",
+            args.drop_after, args.common.duration
+        )));
+    }
+    let wanted = Wanted {
+        connections,
+        active: args.senders,
+        payload_bytes: args.payload.bytes,
+        connect_rate: None,
+        connecting: CONNECTING_IN_STORM,
+        receiving: Some(receiving(&args.receiving)),
+        returns: true,
+    };
+    let (plan, kind) = plan_for(&args.common, wanted)?;
+    let storm = StormConfig {
+        mail: Mail { senders: args.senders, receivers: args.connections, groups: 0 },
+        sending: Sending { each: None, depth: args.depth, rate: args.rate },
+        drop_after_us: args.drop_after.as_micros() as u64,
+        jitter_ms: args.jitter_ms,
+    };
+    let mut config = run_config("storm", kind, &args.common);
+    config.owed.answers = true;
+    let signals = block_signals()?;
+    let finished = run::run(plan.clone(), &config, &signals, |plan, worker| Storm::new(storm, plan, worker))?;
+    let settled = storm.settle(&plan, &finished.ledgers);
+    let load = Load {
+        depth: args.rate.is_none().then_some(args.depth),
+        planned_rate_per_s: args.rate,
+        storm: Some(StormReport::new(&storm, &finished.outcome)),
+        ..Load::default()
+    };
+    finish(&args.common, Report::new(&plan, &config, load, &finished, &settled))
 }
 
 /// Runs `route`.
@@ -162,7 +226,7 @@ pub(crate) fn block_signals() -> Result<Signals, Failure> {
     Ok(Signals::block().context("signals cannot be waited for")?)
 }
 
-fn run_config(scenario: &'static str, kind: Kind, common: &Common) -> RunConfig {
+pub(crate) fn run_config(scenario: &'static str, kind: Kind, common: &Common) -> RunConfig {
     RunConfig {
         scenario,
         kind,
@@ -182,6 +246,7 @@ fn wanted(connections: u32, active: u32, payload: &Payload, durable: &DurableArg
         active,
         payload_bytes: payload.bytes,
         connect_rate: None,
+        connecting: CONNECTING_DEFAULT,
         receiving: durable.durable.then(|| receiving(&durable.receiving)),
         returns: durable.reconnect,
     }
@@ -192,7 +257,7 @@ fn with_answers(mut config: RunConfig, durable: &DurableArgs) -> RunConfig {
     config
 }
 
-fn receiving(args: &ReceivingArgs) -> Receiving {
+pub(crate) fn receiving(args: &ReceivingArgs) -> Receiving {
     Receiving {
         window: args.receive_window,
         // More than the window never come without a RECEIVED.
@@ -229,7 +294,7 @@ fn finish(common: &Common, report: Report) -> Result<u8, Failure> {
 }
 
 /// Works out who runs where.
-fn plan_for(common: &Common, wanted: Wanted) -> Result<(Plan, Kind), Failure> {
+pub(crate) fn plan_for(common: &Common, wanted: Wanted) -> Result<(Plan, Kind), Failure> {
     let target = resolve(&common.target)?;
     check_prefix(&common.client_prefix)?;
     let kind = pick(common.reactor)?;
@@ -259,7 +324,7 @@ fn plan_for(common: &Common, wanted: Wanted) -> Result<(Plan, Kind), Failure> {
         run: run_number(),
         payload_bytes: wanted.payload_bytes,
         connect_rate: wanted.connect_rate,
-        connecting: common.connecting,
+        connecting: common.connecting.unwrap_or(wanted.connecting),
         first_source,
         receiving: wanted.receiving,
         returns: wanted.returns,

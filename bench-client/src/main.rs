@@ -7,6 +7,7 @@ mod durable;
 mod fleet;
 mod launch;
 mod measure;
+mod offline;
 mod plan;
 mod progress;
 mod report;
@@ -45,6 +46,8 @@ fn main() -> ExitCode {
         Command::Connect(args) => launch::connect(args),
         Command::Route(args) => launch::route(args),
         Command::Fanout(args) => launch::fanout(args),
+        Command::Offline(args) => launch::offline(args),
+        Command::Storm(args) => launch::storm(args),
         Command::Demo(args) => demo::demo(args),
     };
     match result {

@@ -88,7 +88,7 @@ impl Progress {
                 let (seconds, ready) = (elapsed.as_secs_f64(), grouped(tally.ready));
                 format!("{scenario}  {seconds:5.1} s  connecting  {ready} of {all} logged in  {rate}/s  failed {}", tally.failed)
             }
-            Stage::Phase { elapsed, of } if tally.sent == 0 => {
+            Stage::Phase { elapsed, of } if tally.sent + tally.received == 0 => {
                 let (seconds, of) = (elapsed.as_secs_f64(), of.as_secs_f64());
                 let up = grouped(tally.ready - tally.dropped);
                 let (pings, pongs) = (grouped(tally.pings), grouped(tally.pongs));
@@ -97,8 +97,12 @@ impl Progress {
             Stage::Phase { elapsed, of } => {
                 let (seconds, of) = (elapsed.as_secs_f64(), of.as_secs_f64());
                 let (received, faults) = (grouped(tally.received), tally.faults());
+                let accepted = match tally.durable.accepted {
+                    0 => String::new(),
+                    accepted => format!("{} accepted  ", grouped(accepted)),
+                };
                 format!(
-                    "{scenario}  {seconds:5.1} s of {of} s  {received} received  {rate}/s  faults {faults}  refused {}",
+                    "{scenario}  {seconds:5.1} s of {of} s  {accepted}{received} received  {rate}/s  faults {faults}  refused {}",
                     tally.refused
                 )
             }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod durable;
+mod phases;
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
@@ -17,7 +18,10 @@ use crate::{
     scenario::Settled,
 };
 
-pub(crate) use self::durable::DurableReport;
+pub(crate) use self::{
+    durable::DurableReport,
+    phases::{OfflineReport, StormReport},
+};
 
 /// An open loop whose sends or turns were later than this, in the 99th percentile, measured the client and not the gateway.
 const LAG_P99_US_MAX: u64 = 1_000;
@@ -90,6 +94,10 @@ pub(crate) struct Load {
     pub(crate) groups: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) publishers: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) offline: Option<OfflineReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) storm: Option<StormReport>,
 }
 
 /// How often something happened, and what was said the first time.
@@ -254,8 +262,14 @@ impl Report {
                     .into(),
             );
         }
-        for (what, lag) in [("sends", self.schedule_lag_us), ("turns", self.turn_lag_us)] {
-            reasons.extend(lag.flatten().and_then(|lag| bottleneck(what, &lag, self.latency_us)));
+        match &self.load.storm {
+            // What it measures is how long the return takes, with which this client has as much work as the gateway.
+            Some(storm) => reasons.extend(storm.reason()),
+            None => {
+                for (what, lag) in [("sends", self.schedule_lag_us), ("turns", self.turn_lag_us)] {
+                    reasons.extend(lag.flatten().and_then(|lag| bottleneck(what, &lag, self.latency_us)));
+                }
+            }
         }
         self.valid = reasons.is_empty() && self.faults() == 0;
         self.invalid_reasons = reasons;
@@ -287,7 +301,7 @@ fn bottleneck(what: &str, lag: &Percentiles, latency: Option<Percentiles>) -> Op
 }
 
 /// CPU time of each of so many, in nanoseconds.
-fn per(cpu: Duration, count: u64) -> Option<f64> {
+pub(crate) fn per(cpu: Duration, count: u64) -> Option<f64> {
     (count > 0).then(|| cpu.as_nanos() as f64 / count as f64)
 }
 

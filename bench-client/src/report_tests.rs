@@ -3,13 +3,19 @@
 
 use std::time::Duration;
 
+use weir::io::Tick;
+
 use super::*;
 use crate::{
     durable::{LineFaults, Receiving},
     fleet::{Outcome, Tally, count_cause},
     plan::example,
     run::ServerUse,
-    scenario::FaultyChannel,
+    scenario::{
+        FaultyChannel,
+        mail::{Mail, Sending},
+        storm::StormConfig,
+    },
     stall::Owed,
 };
 
@@ -49,6 +55,8 @@ fn finished() -> Finished {
     Finished {
         outcome,
         ledgers: Vec::new(),
+        started: Tick(0),
+        sending_from: Some(Tick(0)),
         ramp: Duration::from_millis(20),
         phase: Duration::from_secs(2),
         client_cpu_cores: 0.5,
@@ -63,11 +71,15 @@ fn report(load: Load, run: &Run) -> Report {
 
 /// The same of durable messages.
 fn report_of_durable(run: &Run) -> Report {
+    report_of("route", closed(), run)
+}
+
+fn report_of(scenario: &'static str, load: Load, run: &Run) -> Report {
     let receiving = Receiving { window: 256, ack_every: 32, ack_after_us: 50_000 };
     let plan = Plan { receiving: Some(receiving), ..example(10, 2) };
-    let mut config = config("route");
+    let mut config = config(scenario);
     config.owed.answers = true;
-    Report::new(&plan, &config, closed(), &run.finished, &run.settled)
+    Report::new(&plan, &config, load, &run.finished, &run.settled)
 }
 
 fn closed() -> Load {
@@ -208,7 +220,8 @@ fn results_are_as_documented() {
 
     let mut busy_run = run();
     let busy = &mut busy_run.finished;
-    busy.server = Some(ServerUse { cpu: Duration::from_millis(4), cpu_cores: 0.1, grown_bytes: -4_096 });
+    busy.server =
+        Some(ServerUse { cpu: Duration::from_millis(4), cpu_since_start: Duration::ZERO, cpu_cores: 0.1, grown_bytes: -4_096 });
     busy.outcome.rtt_us.record(90).expect("in bounds");
     busy.outcome.tally.refused = 1;
     count_cause(&mut busy.outcome.refusals, "RATE_EXCEEDED", "too fast");
@@ -233,9 +246,44 @@ fn results_are_as_documented() {
     assert_eq!(durable.server.map(|server| server.cpu_ns_per_accepted), Some(Some(Some(4_000.0))));
     schema::check(&json(&durable), schema::Made { server_pid: true, durable: true, ..Default::default() });
 
+    let offline = Load { depth: Some(4), offline: Some(OfflineReport::default()), ..Load::default() };
+    let outcome = Outcome::new();
+    let config = StormConfig {
+        mail: Mail { senders: 1, receivers: 0, groups: 0 },
+        sending: Sending { each: None, depth: 1, rate: None },
+        drop_after_us: 1,
+        jitter_ms: 1,
+    };
+    let storm = Load { depth: Some(4), storm: Some(StormReport::new(&config, &outcome)), ..Load::default() };
+    for (scenario, load) in [("offline", offline), ("storm", storm)] {
+        let report = report_of(scenario, load, &run());
+        schema::check(&json(&report), schema::Made { durable: true, ..Default::default() });
+    }
+
     let nothing = Run { finished: Finished { outcome: Outcome::new(), ..finished() }, settled: Settled::default() };
     schema::check(&json(&report(open(), &nothing)), schema::Made { open_loop: true, ..Default::default() });
     schema::check(&json(&report_of_durable(&nothing)), schema::Made { durable: true, ..Default::default() });
+}
+
+#[test]
+fn a_storm_is_judged_by_who_came_back_and_not_by_the_lag() {
+    let storm = |returned: u64| {
+        let mut run = run();
+        run.finished.outcome.lag_us.record_n(900_000, 500).expect("in bounds");
+        run.finished.outcome.return_us.record_n(250_000, returned).expect("in bounds");
+        let config = StormConfig {
+            mail: Mail { senders: 2, receivers: 8, groups: 0 },
+            sending: Sending { each: None, depth: 1, rate: Some(500.0) },
+            drop_after_us: 1_000_000,
+            jitter_ms: 100,
+        };
+        let storm = StormReport::new(&config, &run.finished.outcome);
+        report_of("storm", Load { planned_rate_per_s: Some(500.0), storm: Some(storm), ..Load::default() }, &run)
+    };
+    let (all, some) = (storm(8), storm(7));
+    assert_eq!((all.exit_code(), some.exit_code()), (0, 2));
+    assert!(some.invalid_reasons[0].contains("1 of 8 clients did not drop and come back"), "{:?}", some.invalid_reasons);
+    assert!((31.9..=32.1).contains(&all.load.storm.expect("a storm").logins_per_s));
 }
 
 #[test]

@@ -64,9 +64,18 @@ pub(crate) struct RunConfig {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ServerUse {
     pub(crate) cpu: Duration,
+    /// The same from before the first connect.
+    pub(crate) cpu_since_start: Duration,
     pub(crate) cpu_cores: f64,
     /// Growth during the ramp; negative if it gave memory back.
     pub(crate) grown_bytes: i64,
+}
+
+impl ServerUse {
+    /// As if the phase had begun with the first connect.
+    pub(crate) fn since_start(self) -> ServerUse {
+        ServerUse { cpu: self.cpu_since_start, ..self }
+    }
 }
 
 /// What came of a run.
@@ -75,6 +84,9 @@ pub(crate) struct Finished {
     pub(crate) outcome: Outcome,
     /// By worker.
     pub(crate) ledgers: Vec<Ledger>,
+    /// When the workers began, and when they were told to send, by the clock of the run.
+    pub(crate) started: Tick,
+    pub(crate) sending_from: Option<Tick>,
     pub(crate) ramp: Duration,
     /// How long the sending (or holding) phase really lasted.
     pub(crate) phase: Duration,
@@ -205,13 +217,14 @@ impl Crew {
 struct ServerProbe {
     pid: u32,
     idle_bytes: u64,
+    cpu: CpuReading,
 }
 
 impl ServerProbe {
     fn new(pid: u32) -> anyhow::Result<ServerProbe> {
-        let idle_bytes =
-            measure::anonymous_bytes(pid).with_context(|| format!("process {pid} of --server-pid cannot be looked at"))?;
-        Ok(ServerProbe { pid, idle_bytes })
+        let looked_at = || format!("process {pid} of --server-pid cannot be looked at");
+        let idle_bytes = measure::anonymous_bytes(pid).with_context(looked_at)?;
+        Ok(ServerProbe { pid, idle_bytes, cpu: CpuReading::of(pid).with_context(looked_at)? })
     }
 }
 
@@ -227,6 +240,7 @@ struct Lead<'a> {
 
 /// How a phase ended.
 struct Phase {
+    from: Tick,
     lasted: Duration,
     ours: (CpuReading, CpuReading),
     /// The gateway's readings: at the beginning, at the end, and after the last message had arrived.
@@ -240,17 +254,20 @@ impl Lead<'_> {
             Some(probe) => measure::anonymous_bytes(probe.pid)? as i64 - probe.idle_bytes as i64,
             None => 0,
         };
-        let pid = server.as_ref().map(|probe| probe.pid);
+        let (pid, before) = (server.as_ref().map(|probe| probe.pid), server.as_ref().map(|probe| probe.cpu));
         let phase = if ready { Some(self.phase(pid)?) } else { None };
         let (outcome, ledgers) = self.leave()?;
         let server = phase.as_ref().and_then(|phase| phase.theirs).map(|[start, end, after]| ServerUse {
             cpu: after.used_since(&start),
+            cpu_since_start: before.map_or(Duration::ZERO, |before| after.used_since(&before)),
             cpu_cores: end.cores_since(&start),
             grown_bytes,
         });
         Ok(Finished {
             outcome,
             ledgers,
+            started: self.crew.started,
+            sending_from: phase.as_ref().map(|phase| phase.from),
             ramp,
             phase: phase.as_ref().map_or(Duration::ZERO, |phase| phase.lasted),
             client_cpu_cores: phase.as_ref().map_or(0.0, |phase| phase.ours.1.cores_since(&phase.ours.0)),
@@ -307,7 +324,7 @@ impl Lead<'_> {
             (Some(start), Some(end), Some(after)) => Some([start, end, after]),
             (_, _, _) => None,
         };
-        Ok(Phase { lasted, ours: (our_start, our_end), theirs })
+        Ok(Phase { from: start, lasted, ours: (our_start, our_end), theirs })
     }
 
     /// The phase itself.
@@ -334,6 +351,9 @@ impl Lead<'_> {
             }
         }
         self.crew.tell(|| Message::Halt);
+        if self.config.ends_when_done && self.reasons.is_empty() && begun.elapsed() >= self.config.duration {
+            self.reasons.push(format!("{:?} were not enough for this phase; raise --duration", self.config.duration));
+        }
         Ok(())
     }
 

@@ -81,6 +81,32 @@ pub(crate) fn rows(report: &Report) -> Vec<(String, String)> {
     if let Some(durable) = &report.durable {
         durable_rows(durable, &mut row);
     }
+    if let Some(offline) = &report.load.offline {
+        let (messages, clients) = (grouped(offline.messages.into()), grouped(report.connections.into()));
+        row("absent", format!("{messages} messages for each of {clients} clients and {} groups", grouped(offline.groups.into())));
+        row(
+            "fetched",
+            format!(
+                "{} in {:.2} s, {} per second",
+                grouped(report.received),
+                offline.replay_s,
+                grouped(report.rate_per_s as u64)
+            ),
+        );
+        row(
+            "came again",
+            format!("{} messages, when {} clients looked once more", grouped(offline.came_again), grouped(offline.looked)),
+        );
+    }
+    if let Some(storm) = &report.load.storm {
+        let (dropped, returned, rate) =
+            (grouped(storm.dropped.into()), grouped(storm.returned), grouped(storm.logins_per_s as u64));
+        let repeated = grouped(storm.repeated_logins);
+        row("storm", format!("{returned} of {dropped} came back, {rate} logins per second, {repeated} attempts repeated"));
+        if let Some(back) = &storm.back_us {
+            row("back after", percentiles(back));
+        }
+    }
     let lags = [("schedule lag", report.schedule_lag_us.flatten()), ("turn lag", report.turn_lag_us.flatten())];
     for (label, lag) in [("latency", report.latency_us)].into_iter().chain(lags) {
         if let Some(p) = lag {

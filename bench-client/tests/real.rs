@@ -171,6 +171,30 @@ fn every_scenario_is_exact_on_both_reactors_and_its_result_is_as_documented() {
 }
 
 #[test]
+fn absent_clients_find_their_messages_and_nobody_misses_any_in_a_storm() {
+    for reactor in ["uring", "epoll"] {
+        let gateway = Gateway::start(&[&UNLIMITED[..], &["--reactor", reactor]].concat());
+        let offline = ["offline", "--connections", "60", "--messages", "50", "--senders", "5", "--reactor", reactor];
+        for groups in ["0", "4"] {
+            let (code, object) = result(&gateway, &[&offline[..], &["--groups", groups]].concat());
+            assert_eq!(code, 0, "{object:#}");
+            assert_exact(&object);
+            schema::check(&object, Made { durable: true, ..Made::default() });
+            assert_eq!(object["received"], if groups == "0" { 60 * 50 } else { 60 * 100 });
+            assert_eq!((&object["offline"]["looked"], &object["offline"]["came_again"]), (&Value::from(60), &Value::from(0)));
+        }
+        let storm = ["storm", "--connections", "200", "--duration", "2s", "--drop-after", "500ms", "--jitter-ms", "300"];
+        let (code, object) = result(&gateway, &[&storm[..], &["--reactor", reactor]].concat());
+        assert_eq!(code, 0, "{object:#}");
+        assert_exact(&object);
+        schema::check(&object, Made { durable: true, ..Made::default() });
+        let storm = &object["storm"];
+        assert_eq!((&storm["returned"], &object["dropped_connections"]), (&Value::from(200), &Value::from(0)));
+        assert!((100_000..2_000_000).contains(&storm["back_us"]["p99"].as_u64().expect("a number")), "{object:#}");
+    }
+}
+
+#[test]
 fn the_open_loop_reports_its_lag() {
     let gateway = Gateway::start(&UNLIMITED);
     for scenario in [&["route", "--pattern", "random", "--connections", "50"][..], &["fanout", "--members", "20"]] {
@@ -277,6 +301,9 @@ fn nobody_home_and_wrong_use_are_told_apart() {
         (&["route", "--target", "nonsense"], "HOST:PORT"),
         (&["route", "--target", "ftp://127.0.0.1:1"], "only weir"),
         (&["dance"], "unrecognized subcommand"),
+        (&["storm", "--duration", "2s"], "lower --drop-after"),
+        (&["offline", "--groups", "11", "--connections", "10"], "11 groups are more than 10 clients"),
+        (&["route", "--reconnect"], "--durable"),
     ] {
         let output = bench(args);
         assert_eq!(code(&output), 64, "{args:?}");

@@ -24,6 +24,8 @@ pub(crate) struct Line {
     pub(crate) unacked: u32,
     /// A RECEIVED is planned.
     pub(crate) is_ack_planned: bool,
+    /// Its last connection ended after all that it had to say, so that the next cursors must be exact.
+    is_orderly: bool,
 }
 
 // One for each client that takes part.
@@ -98,11 +100,18 @@ impl Lines {
         (line.here, line.unacked) = (0, 0);
     }
 
-    /// Takes CURSORS: the first of a connection say where it begins. Returns whether they agree with what is known here. With `is_orderly` the last connection
-    /// ended after all it had to say; else the gateway need not know of the last RECEIVED.
-    pub(crate) fn place(&mut self, line: u32, cursors: &Cursors, is_orderly: bool) -> bool {
+    /// All connections ended in good order, and the next phase of the run begins.
+    pub(crate) fn resume(&mut self) {
+        for line in &mut self.lines {
+            *line = Line { here: 0, unacked: 0, is_ack_planned: false, is_orderly: line.next > 0, ..*line };
+        }
+    }
+
+    /// Takes CURSORS: the first of a connection say where it begins. Returns whether they agree with what is known here: exactly, if the
+    /// last connection ended in good order; else the gateway need not know of the last RECEIVED.
+    pub(crate) fn place(&mut self, line: u32, cursors: &Cursors) -> bool {
         let line = &mut self.lines[line as usize];
-        let adds_up = cursors.first <= cursors.last + 1
+        let adds_up = cursors.first <= cursors.last.saturating_add(1)
             && cursors.received <= cursors.last
             && cursors.read <= cursors.last
             && cursors.unread == cursors.last - cursors.read;
@@ -114,7 +123,7 @@ impl Lines {
             *line = Line { next: line.here, acked: cursors.received, read: cursors.read, base: cursors.last, ..*line };
             return adds_up;
         }
-        let is_known = if is_orderly && is_first_here {
+        let is_known = if std::mem::take(&mut line.is_orderly) {
             cursors.received == line.acked && cursors.read == line.read
         } else {
             cursors.received <= line.acked && cursors.read <= line.read
@@ -224,7 +233,7 @@ mod tests {
     /// A line whose channel had 10 messages, all of them received, before this run.
     fn lines() -> Lines {
         let mut lines = Lines::new(1);
-        assert!(lines.place(0, &cursors(10, 10), false));
+        assert!(lines.place(0, &cursors(10, 10)));
         lines
     }
 
@@ -235,7 +244,7 @@ mod tests {
     /// The connection ends, and the gateway goes on above `received`.
     fn again(lines: &mut Lines, received: u64) {
         lines.close(0);
-        assert!(lines.place(0, &cursors(received, 99), false));
+        assert!(lines.place(0, &cursors(received, 99)));
     }
 
     use Verdict::{Duplicate, Late, Next, Repeat};
@@ -288,29 +297,42 @@ mod tests {
         assert_eq!(lines.take(0, 15, 15).skipped, 2);
         assert_eq!(lines.missing(0, 15), 2);
         lines.close(0);
-        assert!(!lines.place(0, &cursors(17, 20), false), "nobody acknowledged that");
+        assert!(!lines.place(0, &cursors(17, 20)), "nobody acknowledged that");
         assert_eq!(lines.take(0, 18, 18).skipped, 2);
         assert_eq!(lines.missing(0, 18), 4);
     }
 
     #[test]
     fn cursors_must_agree_with_what_was_acknowledged() {
-        let place = |cursors: &Cursors, is_orderly| {
+        let placed = |cursors: &Cursors, is_orderly: bool| {
             let mut lines = lines();
             feed(&mut lines, &[11, 12, 13]);
             lines.line_mut(0).acked = 13;
-            lines.close(0);
-            lines.place(0, cursors, is_orderly)
+            if is_orderly {
+                lines.resume()
+            } else {
+                lines.close(0)
+            }
+            lines.place(0, cursors)
         };
-        assert!(place(&cursors(13, 13), true));
-        assert!(place(&cursors(13, 20), true));
-        assert!(place(&cursors(12, 13), false), "the last RECEIVED may have been lost with the connection");
-        assert!(!place(&cursors(12, 13), true), "but not if it ended in good order");
-        assert!(!place(&cursors(14, 14), false), "nobody said so");
-        assert!(!place(&cursors(12, 12), false), "a message that came is not known any more");
-        assert!(!place(&Cursors { unread: 3, ..cursors(13, 13) }, true));
-        assert!(!place(&Cursors { read: 2, unread: 11, ..cursors(13, 13) }, true), "nothing was read");
-        assert!(!place(&Cursors { first: 15, ..cursors(13, 13) }, true));
+        assert!(placed(&cursors(13, 13), true));
+        assert!(placed(&cursors(13, 20), true));
+        assert!(placed(&cursors(12, 13), false), "the last RECEIVED may have been lost with the connection");
+        assert!(!placed(&cursors(12, 13), true), "but not if it ended in good order");
+        assert!(!placed(&cursors(14, 14), false), "nobody said so");
+        assert!(!placed(&cursors(12, 12), false), "a message that came is not known any more");
+        assert!(!placed(&Cursors { unread: 3, ..cursors(13, 13) }, true));
+        assert!(!placed(&Cursors { read: 2, unread: 11, ..cursors(13, 13) }, true), "nothing was read");
+        assert!(!placed(&Cursors { first: 15, ..cursors(13, 13) }, true));
+    }
+
+    #[test]
+    fn cursors_in_the_middle_of_a_connection_move_nothing() {
+        let mut lines = lines();
+        feed(&mut lines, &[11, 12]);
+        lines.line_mut(0).acked = 11;
+        assert!(lines.place(0, &cursors(11, 12)));
+        assert_eq!(feed(&mut lines, &[13, 12]), [Next, Duplicate]);
     }
 
     #[test]
@@ -333,7 +355,7 @@ mod tests {
     #[test]
     fn what_was_gone_before_this_run_is_none_of_it() {
         let mut lines = Lines::new(1);
-        assert!(lines.place(0, &cursors(4, 10), false));
+        assert!(lines.place(0, &cursors(4, 10)));
         lines.gap(0, 5, 12, false);
         assert_eq!(lines.gone(0), 2);
     }

@@ -15,7 +15,12 @@ use weir::{
     wire::{ErrorCode, Frame, FrameType, PushRef, Retry, body},
 };
 
-pub(crate) use self::{ledger::DurableLedger, lines::LineFaults, outbox::Letter, tally::DurableTally};
+pub(crate) use self::{
+    ledger::{DurableLedger, Marks},
+    lines::{LineFaults, Lines},
+    outbox::Letter,
+    tally::DurableTally,
+};
 use self::{receivers::Receivers, senders::Senders};
 use crate::{fleet::Net, verify::Stamp};
 

@@ -31,8 +31,6 @@ pub(crate) struct Receivers {
     /// By incoming stream, as `late`.
     pairings: Vec<u64>,
     late: Marks,
-    /// The connections of an earlier phase ended after all that they had to say, so that cursors must be exact.
-    is_orderly: bool,
 }
 
 impl Receivers {
@@ -45,8 +43,18 @@ impl Receivers {
             acks: VecDeque::new(),
             pairings: vec![0; extent.incoming],
             late: Marks::new(),
-            is_orderly: false,
         }
+    }
+
+    /// Goes on where an earlier phase of the run left its lines, in good order.
+    pub(crate) fn resume(&mut self, lines: Lines) {
+        assert_eq!(lines.len(), self.lines.len(), "phases of a run have the same receivers");
+        self.lines = lines;
+        self.lines.resume();
+    }
+
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.lines
     }
 
     /// The line of a channel at a receiver.
@@ -83,7 +91,7 @@ impl Receivers {
     pub(crate) fn cursors(&mut self, net: &mut Net, local: u32, cursors: &body::Cursors) {
         let Some(line) = self.line_of(net, local, &cursors.channel) else { return };
         let before = *self.lines.line(line);
-        if !self.lines.place(line, cursors, self.is_orderly) {
+        if !self.lines.place(line, cursors) {
             net.outcome.tally.durable.wrong_cursors += 1;
             net.example(|net| format!("client {} got {cursors:?}, and has {before:?}", net.client(local)));
         }
@@ -121,7 +129,7 @@ impl Receivers {
         }
     }
 
-    /// Counts what a message is for its stream.
+    /// Counts what a message is for its stream. Returns whether it came for the first time.
     pub(crate) fn arrived(
         &mut self,
         net: &mut Net,
@@ -130,7 +138,7 @@ impl Receivers {
         arrival: &Arrival,
         came: (&Stamp, u64),
         now: Tick,
-    ) {
+    ) -> bool {
         let (stamp, seq) = came;
         match arrival {
             Arrival::Newest { .. } => {}
@@ -141,12 +149,13 @@ impl Receivers {
             Arrival::Duplicate => {
                 net.outcome.tally.duplicated += 1;
                 net.example(|net| format!("client {}: {arrival:?}, {stamp:?}", net.client(local)));
-                return;
+                return false;
             }
         }
         let pairings = &mut self.pairings[stream];
         *pairings = pairings.wrapping_add(pairing(stamp.sequence, seq));
         net.came_first(stamp, now);
+        true
     }
 
     /// Takes GAP.
@@ -200,6 +209,13 @@ impl Receivers {
         None
     }
 
+    /// Says how far a client has read a channel.
+    pub(crate) fn mark_read(&mut self, net: &mut Net, line: u32, seq: u64, now: Tick) {
+        self.lines.line_mut(line).read = seq;
+        let channel = self.channel_of(net, line);
+        net.put_frame(line / self.channels.lines(), &Frame::Read(body::Read { channel, seq }), now);
+    }
+
     /// Takes an ERROR that answers RECEIVED or READ.
     pub(crate) fn acknowledgement_refused(&mut self, net: &mut Net, local: u32, error: &body::Error, now: Tick) {
         if !passes(error.code) {
@@ -234,8 +250,10 @@ impl Receivers {
         (0..self.lines.len() as u32).for_each(|line| self.acknowledge(net, line, now));
     }
 
-    /// Puts what is known at the end into the books.
+    /// Puts what is known at the end into the books. Nothing comes after it.
     pub(super) fn enter(&mut self, ledger: &mut DurableLedger) {
+        self.count = 0;
+        self.acks.clear();
         ledger.pairings = std::mem::take(&mut self.pairings);
         ledger.late = std::mem::take(&mut self.late);
         ledger.lines = std::mem::take(&mut self.lines);

@@ -141,6 +141,22 @@ fn received_is_sent_after_so_many_messages_or_soon() {
 }
 
 #[test]
+fn a_run_may_end_while_acknowledgements_are_planned() {
+    let slow = Receiving { window: 64, ack_every: 60, ack_after_us: 50_000 };
+    let (plan, config) = (Plan { receiving: Some(slow), ..plan(10, 3) }, closed(2));
+    let mut world = world(&plan, &config, script());
+    world.run_ms(500);
+    let (start, end) = (world.now, world.now.plus_ms(20));
+    world.tell(|| Message::Go { start, end });
+    world.run_ms(30);
+    let (outcome, ledgers) = world.finish();
+    let counts = Counts { settled: config.settle(&plan, &ledgers), outcome };
+    counts.assert_exact();
+    // What had come was acknowledged all the same.
+    assert_eq!(counts.durable().acknowledgements, 10);
+}
+
+#[test]
 fn each_fault_of_a_push_is_found_by_stream_and_by_sequence() {
     let cases = [
         // Lost, duplicated, reordered by stream; the same by sequence.

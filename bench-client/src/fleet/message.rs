@@ -56,6 +56,8 @@ pub(crate) struct Tally {
     pub(crate) refused: u64,
     /// Clients that were ready before, and are again.
     pub(crate) returned: u64,
+    /// Attempts to come back that failed and were repeated; among `retried`.
+    pub(crate) retried_returns: u64,
     pub(crate) durable: DurableTally,
     pub(crate) pings: u64,
     pub(crate) pongs: u64,
@@ -88,6 +90,7 @@ impl Tally {
         self.corrupted += other.corrupted;
         self.refused += other.refused;
         self.returned += other.returned;
+        self.retried_returns += other.retried_returns;
         self.durable.add(&other.durable);
         self.pings += other.pings;
         self.pongs += other.pongs;
@@ -159,7 +162,7 @@ pub(crate) const EXAMPLES_MAX: usize = 8;
 impl Outcome {
     pub(crate) fn new() -> Outcome {
         Outcome {
-            tally: Tally { is_done: false, ..Tally::zero() },
+            tally: Tally::zero(),
             ledger: Ledger::default(),
             latency_us: measure::histogram(),
             lag_us: measure::histogram(),

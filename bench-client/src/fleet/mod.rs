@@ -8,6 +8,8 @@
 mod durable_tests;
 mod leave;
 mod link;
+#[cfg(test)]
+mod mail_tests;
 mod message;
 #[cfg(test)]
 mod model;
@@ -63,6 +65,8 @@ pub(crate) struct Fleet<S> {
     /// Links that are `Gone`.
     gone: u32,
     next_progress: Tick,
+    /// The main thread was told that the scenario is through.
+    told_done: bool,
     /// Links that the wheel brought up in this turn.
     due: Vec<u32>,
 }
@@ -77,6 +81,7 @@ impl<S: Scenario> Fleet<S> {
             phase: Phase::Ramp,
             gone: 0,
             next_progress: Tick(0),
+            told_done: false,
             due: Vec::new(),
         }
     }
@@ -147,6 +152,9 @@ impl<S: Scenario> Fleet<S> {
     fn report_progress(&mut self, now: Tick) -> Tick {
         let tally = &self.net.outcome.tally;
         if self.phase == Phase::Ramp && tally.last_arrival == now && tally.ready + tally.failed == self.net.links.len() as u64 {
+            self.next_progress = now;
+        }
+        if tally.is_done && !std::mem::replace(&mut self.told_done, true) {
             self.next_progress = now;
         }
         if now >= self.next_progress {

@@ -14,8 +14,8 @@ use weir::{
     wire::{Decoded, ErrorCode, Frame, FrameType, PushRef, SendRef, body, decode, encode},
 };
 
-pub(super) use self::log::SendFault;
-use self::log::{Log, Reading};
+use self::log::Reading;
+pub(super) use self::log::{Log, SendFault};
 use super::{Fleet, Ledger, Message, Outcome};
 use crate::{plan::Plan, scenario::Scenario};
 
@@ -53,6 +53,8 @@ pub(super) struct Script {
     pub(super) send_faults: BTreeMap<u64, SendFault>,
     /// Replays begin so much lower than CURSORS say.
     pub(super) forgets_received: u64,
+    /// CURSORS say that so much less was read.
+    pub(super) forgets_read: u64,
     /// LOGINs, by number, that are answered by this error.
     pub(super) refused_logins: BTreeMap<u64, ErrorCode>,
     /// The heartbeat interval announced.
@@ -157,8 +159,19 @@ impl<S: Scenario> World<S> {
         }
     }
 
+    /// Goes on with the log of an earlier phase of the run.
+    pub(super) fn with_log(self, log: Log) -> World<S> {
+        World { log, ..self }
+    }
+
     /// The end of a run.
-    pub(super) fn finish(mut self) -> (Outcome, Vec<Ledger>) {
+    pub(super) fn finish(self) -> (Outcome, Vec<Ledger>) {
+        let (outcome, ledgers, _) = self.finish_phase();
+        (outcome, ledgers)
+    }
+
+    /// The end of a phase of a run: the log goes on.
+    pub(super) fn finish_phase(mut self) -> (Outcome, Vec<Ledger>, Log) {
         let deadline = self.now.plus_ms(500);
         self.tell(|| Message::Leave { deadline });
         self.run_ms(1_000);
@@ -173,7 +186,7 @@ impl<S: Scenario> World<S> {
             ledgers.push(outcome.ledger);
         }
         assert_eq!(ledgers.len(), self.fleets.len(), "every worker reported");
-        (sum, ledgers)
+        (sum, ledgers, self.log)
     }
 
     /// One turn of every reactor.

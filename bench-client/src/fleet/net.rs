@@ -54,6 +54,8 @@ pub(crate) struct Net {
 impl Net {
     pub(crate) fn new(plan: Arc<Plan>, worker: u32) -> Net {
         let links = plan.share(worker, plan.connections);
+        let mut outcome = Outcome::new();
+        outcome.tally.is_done = false;
         Net {
             worker,
             links: (0..links).map(|_| Link::new()).collect(),
@@ -63,7 +65,7 @@ impl Net {
             dirty: Vec::new(),
             pool: Vec::new(),
             queued_bytes: 0,
-            outcome: Outcome::new(),
+            outcome,
             drops: Vec::new(),
             phase_end: Tick(0),
             channel: String::new(),

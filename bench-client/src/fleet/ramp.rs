@@ -161,7 +161,9 @@ impl<S: Scenario> Fleet<S> {
         }
         link.attempts += 1;
         let again_ms = failure.retry_after_ms.filter(|_| link.attempts < ATTEMPTS_MAX);
+        let was_ready = link.was_ready;
         let tally = &mut self.net.outcome.tally;
+        tally.retried_returns += u64::from(was_ready && again_ms.is_some());
         *(if again_ms.is_some() { &mut tally.retried } else { &mut tally.failed }) += 1;
         count_cause(&mut self.net.outcome.endings, failure.cause, failure.words);
         again_ms

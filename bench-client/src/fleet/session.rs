@@ -104,7 +104,7 @@ impl<S: Scenario> Fleet<S> {
             Frame::Accepted(accepted) => {
                 let durable = self.scenario.durable();
                 if durable.is_some_and(|durable| durable.senders.accepted(&mut self.net, local, &accepted, now)) {
-                    self.scenario.accepted(&mut self.net, local, now);
+                    self.scenario.answered(&mut self.net, local, now);
                 }
             }
             Frame::Cursors(cursors) => self.cursors(local, &cursors, now),
@@ -219,14 +219,18 @@ impl<S: Scenario> Fleet<S> {
         let name = code_name(error.code);
         if error.in_reply_to == FrameType::Send as u32 {
             count_cause(&mut self.net.outcome.refusals, &name, &error.message);
-            let is_for_good = match self.scenario.durable() {
-                Some(durable) => durable.senders.refused(&mut self.net, local, error, now),
-                None => {
-                    self.scenario.refused(&mut self.net, local, error.client_msg_id);
-                    true
+            match self.scenario.durable().map(|durable| durable.senders.refused(&mut self.net, local, error, now)) {
+                // It is sent again, or was never sent.
+                Some(false) => {}
+                Some(true) => {
+                    self.net.outcome.tally.refused += 1;
+                    self.scenario.answered(&mut self.net, local, now);
                 }
-            };
-            self.net.outcome.tally.refused += u64::from(is_for_good);
+                None => {
+                    self.net.outcome.tally.refused += 1;
+                    self.scenario.refused(&mut self.net, local, error.client_msg_id);
+                }
+            }
         } else if is_to_acknowledgement(error)
             && let Some(durable) = self.scenario.durable()
         {

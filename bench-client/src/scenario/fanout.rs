@@ -220,7 +220,7 @@ impl Scenario for Fanout {
         self.durable.as_mut()
     }
 
-    fn accepted(&mut self, net: &mut Net, local: u32, now: Tick) {
+    fn answered(&mut self, net: &mut Net, local: u32, now: Tick) {
         if self.is_open && self.config.rate.is_none() {
             self.fill_window(net, local, now);
         }

@@ -3,10 +3,13 @@
 
 pub(crate) mod connect;
 pub(crate) mod fanout;
+pub(crate) mod mail;
+pub(crate) mod offline;
 pub(crate) mod pace;
 pub(crate) mod route;
 mod schedule;
 mod settled;
+pub(crate) mod storm;
 mod streams;
 
 use weir::{io::Tick, wire::PushRef};
@@ -37,8 +40,8 @@ pub(crate) trait Scenario: Send {
         None
     }
 
-    /// A durable message of the client at `local` was accepted: there is room for another.
-    fn accepted(&mut self, _net: &mut Net, _local: u32, _now: Tick) {}
+    /// A durable message of the client at `local` was accepted, or refused for good: there is room for another.
+    fn answered(&mut self, _net: &mut Net, _local: u32, _now: Tick) {}
 
     /// The client at `local` is ready, for the first time or again.
     fn came(&mut self, _net: &mut Net, _local: u32, _now: Tick) {}

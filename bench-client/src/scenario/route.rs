@@ -154,7 +154,9 @@ impl Route {
         let arrival = self.streams.take(stream, stamp.sequence);
         debug_assert!(!matches!(&arrival, Arrival::Newest { passed } if passed.is_empty()));
         match &mut self.durable {
-            Some(durable) => durable.receivers.arrived(net, local, stream, &arrival, (stamp, seq), now),
+            Some(durable) => {
+                durable.receivers.arrived(net, local, stream, &arrival, (stamp, seq), now);
+            }
             None => {
                 if net.arrived(local, &arrival, stamp, now) && self.is_open && self.config.rate.is_none() {
                     self.send(net, local, now, now);
@@ -211,7 +213,7 @@ impl Scenario for Route {
         self.durable.as_mut()
     }
 
-    fn accepted(&mut self, net: &mut Net, local: u32, now: Tick) {
+    fn answered(&mut self, net: &mut Net, local: u32, now: Tick) {
         if self.is_open && self.config.rate.is_none() {
             self.send(net, local, now, now);
         }

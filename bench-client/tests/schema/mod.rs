@@ -87,8 +87,8 @@ fn check_present(object: &Value, row: &Row, made: Made) {
         let wanted = match row.when.as_str() {
             "any" => continue,
             "always" | "in it" => true,
-            "route" | "fanout" => row.when == scenario,
-            "route, closed loop" => scenario == "route" && !made.open_loop,
+            "route" | "fanout" | "offline" | "storm" => row.when == scenario,
+            "route, offline, storm, closed loop" => ["route", "offline", "storm"].contains(&scenario) && !made.open_loop,
             "fanout, closed loop" => scenario == "fanout" && !made.open_loop,
             "open loop" => made.open_loop,
             "ramp rate" => made.ramp_rate,

@@ -8,7 +8,7 @@ use weir::wire::{
     body::{self, Durability},
 };
 
-use super::{Peer, World};
+use super::{Peer, Session, World};
 use crate::scenario::Scenario;
 
 /// What the gateway gets wrong, or refuses, of one durable SEND.
@@ -87,7 +87,7 @@ struct Cursor {
 
 /// All that is kept.
 #[derive(Debug, Default)]
-pub(super) struct Log {
+pub(in crate::fleet) struct Log {
     channels: BTreeMap<String, Vec<Stored>>,
     /// By channel and client.
     cursors: BTreeMap<(String, String), Cursor>,
@@ -132,7 +132,8 @@ impl<S: Scenario> World<S> {
             return;
         }
         let key = (channel.clone(), self.session(peer).client.clone());
-        let cursor = *self.log.cursors.entry(key).or_insert(Cursor { received: start, read: 0 });
+        let mut cursor = *self.log.cursors.entry(key).or_insert(Cursor { received: start, read: 0 });
+        cursor.read -= self.script.forgets_read.min(cursor.read);
         let last = self.log.last(&channel);
         let received = cursor.received - self.script.forgets_received.min(cursor.received);
         self.session(peer).reading.pushed.insert(channel.clone(), received);
@@ -169,7 +170,8 @@ impl<S: Scenario> World<S> {
         for _ in 0..fault.map_or(1, SendFault::answers) {
             self.push(peer, &Frame::Accepted(accepted));
         }
-        let readers: Vec<Peer> = self.sessions.keys().copied().collect();
+        let follows = |(peer, session): (&Peer, &Session)| session.reading.pushed.contains_key(send.channel).then_some(*peer);
+        let readers: Vec<Peer> = self.sessions.iter().filter_map(follows).collect();
         readers.into_iter().for_each(|reader| self.pump(reader));
     }
 
