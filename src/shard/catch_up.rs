@@ -166,7 +166,7 @@ impl Shard {
                 return;
             }
             let Some((conn, place)) = pop_due(&mut self.catch_up.saving, self.now) else { return };
-            let unsaved = self.reader(conn, place).and_then(|reader| if reader.is_saving { reader.take_unsaved() } else { None });
+            let unsaved = self.reader(conn, place).and_then(Reader::take_unsaved);
             if let Some(to) = unsaved {
                 let channel = self.channel_at(conn, place);
                 self.save_cursor(conn, &channel, to, 0);
@@ -244,7 +244,7 @@ impl Shard {
         let mut took_all = true;
         for message in entries {
             if message.seq > reader.next() {
-                self.announce_gap(reader, conn, channel, message.seq - 1, bounds);
+                self.announce_gap(reader, conn, place, channel, message.seq - 1, bounds);
             }
             scratch.clear();
             encode(&Frame::Push(PushRef { channel, ..message }), &mut scratch);
@@ -256,7 +256,7 @@ impl Shard {
         }
         self.scratch = scratch;
         if took_all && reader.next() < bounds.first {
-            self.announce_gap(reader, conn, channel, bounds.first - 1, bounds);
+            self.announce_gap(reader, conn, place, channel, bounds.first - 1, bounds);
         }
         if self.connections.get(conn).is_none_or(|connection| connection.phase != Phase::Active) {
             return;
@@ -269,12 +269,22 @@ impl Shard {
     }
 
     /// Messages up to `to` are gone.
-    pub(super) fn announce_gap(&mut self, reader: &mut Reader, conn: ConnId, channel: &str, to: u64, bounds: Bounds) {
+    pub(super) fn announce_gap(
+        &mut self,
+        reader: &mut Reader,
+        conn: ConnId,
+        place: Place,
+        channel: &str,
+        to: u64,
+        bounds: Bounds,
+    ) {
         let from = reader.next();
         let code = if to == bounds.lost { ErrorCode::Lost } else { ErrorCode::Expired };
         self.stats.gaps.add(1);
         self.answer(conn, &Frame::Gap(body::Gap { channel: channel.to_owned(), from, to, code: code.number() }));
-        reader.skip_to(to);
+        if reader.skip_to(to) {
+            self.save_later(conn, place);
+        }
     }
 }
 

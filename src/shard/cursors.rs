@@ -96,7 +96,7 @@ impl Shard {
         reader.open(start, saved.unwrap_or(0).max(start), bounds.last);
         self.answer(conn, &Frame::Cursors(cursors(channel, bounds, start, read)));
         if reader.next() < bounds.first {
-            self.announce_gap(reader, conn, channel, bounds.first - 1, bounds);
+            self.announce_gap(reader, conn, place, channel, bounds.first - 1, bounds);
         }
         if reader.is_behind() {
             self.line_up(reader, conn, place);
@@ -168,12 +168,11 @@ impl Shard {
                     format!("{} was not sent to this device in {:?}; it waits for {next}", received.seq, received.channel);
                 self.refuse(conn, Refusal::answer(ErrorCode::NotSent, FrameType::Received, message));
             }
-            Acknowledged::Freed(freed) => {
-                let saves = !std::mem::replace(&mut reader.is_saving, true);
+            Acknowledged::Freed { messages, is_unsaved } => {
                 if let Some(device) = self.device(conn) {
-                    device.unacked -= u16::try_from(freed).expect("no more than the window");
+                    device.unacked -= messages;
                 }
-                if saves {
+                if is_unsaved {
                     self.save_later(conn, place);
                 }
                 self.wake_readers(conn);

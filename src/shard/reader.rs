@@ -39,7 +39,11 @@ pub enum Offer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acknowledged {
     /// So many messages less are on their way.
-    Freed(u32),
+    Freed {
+        messages: u16,
+        /// The shard's list of cursors to save does not hold this one yet.
+        is_unsaved: bool,
+    },
     /// It was acknowledged before.
     Known,
     /// It was never sent.
@@ -58,30 +62,20 @@ pub struct Reader {
     /// The newest sequence of the channel that was heard of.
     known: u64,
     /// Pushed and not acknowledged.
-    unacked: u32,
+    unacked: u16,
     /// Tells answers of the store to an earlier reader of the same connection and channel apart.
     pub ticket: u32,
     /// JOINs that are answered once the store has said where the reader stands.
-    pub joins_due: u16,
+    pub joins_due: u8,
     pub mode: Mode,
-    /// The shard's list of cursors to save holds this one.
-    pub is_saving: bool,
 }
+
+const _: () = assert!(size_of::<Reader>() <= 40, "one for each device, and for each of its groups");
 
 impl Reader {
     /// A member that takes no part.
     pub fn absent() -> Reader {
-        Reader {
-            next: 0,
-            received: 0,
-            saved: 0,
-            known: 0,
-            unacked: 0,
-            ticket: 0,
-            joins_due: 0,
-            mode: Mode::Absent,
-            is_saving: false,
-        }
+        Reader { next: 0, received: 0, saved: 0, known: 0, unacked: 0, ticket: 0, joins_due: 0, mode: Mode::Absent }
     }
 
     /// Where it stands is asked for; `cursor` is what the client says.
@@ -122,13 +116,17 @@ impl Reader {
         self.known = self.known.max(seq);
     }
 
-    /// Messages up to `seq` are gone, and the device was told.
-    pub fn skip_to(&mut self, seq: u64) {
-        if self.received + 1 == self.next && self.unacked == 0 {
+    /// Messages up to `seq` are gone, and the device was told. Returns whether that is to be saved: it counts as received if
+    /// everything before was.
+    pub fn skip_to(&mut self, seq: u64) -> bool {
+        let had_all = self.received + 1 == self.next;
+        let is_unsaved = had_all && self.received <= self.saved && seq > self.saved;
+        if had_all {
             self.received = seq;
         }
         self.next = seq + 1;
         self.known = self.known.max(seq);
+        is_unsaved
     }
 
     /// Hears of the channel's newest message.
@@ -149,16 +147,16 @@ impl Reader {
         if to <= self.received {
             return Acknowledged::Known;
         }
+        let is_unsaved = self.received <= self.saved && to > self.saved;
         self.received = to;
-        let left = u32::try_from(self.next - 1 - to).unwrap_or(u32::MAX).min(self.unacked);
-        let freed = self.unacked - left;
+        let left = u16::try_from(self.next - 1 - to).unwrap_or(u16::MAX).min(self.unacked);
+        let messages = self.unacked - left;
         self.unacked = left;
-        Acknowledged::Freed(freed)
+        Acknowledged::Freed { messages, is_unsaved }
     }
 
     /// What must be saved, if anything; from then on it counts as saved.
     pub fn take_unsaved(&mut self) -> Option<u64> {
-        self.is_saving = false;
         if self.received <= self.saved {
             return None;
         }
@@ -182,7 +180,7 @@ impl Reader {
     }
 
     /// Pushed and not acknowledged.
-    pub fn unacked(&self) -> u32 {
+    pub fn unacked(&self) -> u16 {
         self.unacked
     }
 }

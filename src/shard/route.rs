@@ -245,7 +245,12 @@ impl Shard {
             self.answer_join(conn, group);
             return;
         };
-        reader.joins_due += 1;
+        let Some(due) = reader.joins_due.checked_add(1) else {
+            let message = "too many JOINs of this group wait for the log";
+            self.refuse(conn, Refusal::answer(ErrorCode::Overloaded, FrameType::Join, message));
+            return;
+        };
+        reader.joins_due = due;
         if reader.joins_due == 1 {
             self.open(conn, place);
         }
