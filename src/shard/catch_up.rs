@@ -53,7 +53,8 @@ impl CatchUp {
 impl Shard {
     /// Tells requests of one reader from those of another in the same place.
     pub(super) fn next_ticket(&mut self) -> u32 {
-        self.catch_up.next_ticket = self.catch_up.next_ticket.wrapping_add(1);
+        // 0 stands for no ticket.
+        self.catch_up.next_ticket = self.catch_up.next_ticket.wrapping_add(1).max(1);
         self.catch_up.next_ticket
     }
 
