@@ -6,54 +6,25 @@
 
 mod durable;
 mod error;
+mod event;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 pub use error::{ClientError, code_text};
+use event::Taken;
+pub use event::{Event, Push};
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::limits::BODY_BYTES_CEILING;
-use crate::wire::{Decoded, Frame, FrameType, PushRef, SendRef, body, decode, encode, wrap_batch};
+use crate::limits::{BODY_BYTES_CEILING, COMPRESS_BYTES_MIN};
+use crate::wire::{Decoded, Frame, FrameType, Packer, SendRef, Unpacker, body, decode, encode, wrap_batch};
 
 /// How much is read from the socket at once.
 const READ_BYTES: usize = 64 * 1024;
-
-/// A PUSH.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Push {
-    pub channel: String,
-    pub from_client: String,
-    pub from_device: String,
-    pub client_msg_id: u64,
-    pub payload: Vec<u8>,
-    /// 0: the message is not durable.
-    pub seq: u64,
-    pub timestamp: u64,
-}
-
-/// A frame from the gateway.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    LoginOk(body::LoginOk),
-    Pong(body::Pong),
-    SendOk(body::SendOk),
-    Push(Push),
-    JoinOk(body::JoinOk),
-    LeaveOk(body::LeaveOk),
-    Accepted(body::Accepted),
-    Gap(body::Gap),
-    Cursors(body::Cursors),
-    Page(body::Page),
-    Presence(body::PresenceOf),
-    Kicked(body::Kicked),
-    Goaway(body::Goaway),
-    Error(body::Error),
-}
 
 /// One connection to a gateway.
 #[derive(Debug)]
@@ -61,6 +32,10 @@ pub struct Client {
     stream: TcpStream,
     /// Bytes of frames that are not complete yet.
     received: Vec<u8>,
+    /// Whether LOGIN agreed upon compression.
+    zstd: bool,
+    packer: Packer,
+    unpacker: Unpacker,
     /// Frames that came in a BATCH and were not looked at yet.
     taken: VecDeque<Taken>,
     /// Events that came while another one was awaited.
@@ -101,6 +76,9 @@ impl Client {
         Ok(Client {
             stream,
             received: Vec::new(),
+            zstd: false,
+            packer: Packer::default(),
+            unpacker: Unpacker::default(),
             taken: VecDeque::new(),
             events: VecDeque::new(),
             farewell: None,
@@ -249,7 +227,9 @@ impl Client {
     }
 
     fn write_whole(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
-        let Err(cause) = self.stream.write_all(bytes) else { return Ok(()) };
+        let mut packed = Vec::new();
+        let is_packed = self.zstd && bytes.len() >= COMPRESS_BYTES_MIN && self.packer.pack(bytes, &mut packed);
+        let Err(cause) = self.stream.write_all(if is_packed { &packed } else { bytes }) else { return Ok(()) };
         // A gateway that closes says why first; that is worth more than "broken pipe".
         let deadline = Instant::now() + Duration::from_millis(200);
         while let Ok(Some(event)) = self.receive(deadline) {
@@ -344,8 +324,19 @@ impl Client {
 
     /// Takes the first frame off what was received, or all those of the BATCH that it is. Returns false if it is not complete.
     fn unpack(&mut self) -> Result<bool, ClientError> {
-        let frame_bytes = match decode(&self.received, BODY_BYTES_CEILING).map_err(ClientError::Malformed)? {
+        let decoded = if self.zstd {
+            self.unpacker.decode(&self.received, BODY_BYTES_CEILING).map(|(decoded, _)| decoded)
+        } else {
+            decode(&self.received, BODY_BYTES_CEILING)
+        };
+        let frame_bytes = match decoded.map_err(ClientError::Malformed)? {
             Decoded::NeedMore { .. } => return Ok(false),
+            Decoded::Frame { frame: Frame::LoginOk(ok), frame_bytes } => {
+                // What comes behind it may be compressed.
+                self.zstd = ok.compression() == body::Compression::Zstd;
+                self.taken.push_back(Taken::Event(Event::LoginOk(ok)));
+                frame_bytes
+            }
             Decoded::Frame { frame: Frame::Batch(batch), frame_bytes } => {
                 for frame in batch.frames() {
                     let (frame, _) = frame.map_err(ClientError::Malformed)?;
@@ -380,64 +371,6 @@ impl Client {
             | Event::Page(_)
             | Event::Presence(_) => return,
         };
-    }
-}
-
-/// What a client makes of a frame.
-#[derive(Debug)]
-enum Taken {
-    Event(Event),
-    Ping(body::Ping),
-    Skip,
-    Misdirected(FrameType),
-}
-
-impl Taken {
-    fn of(frame: Frame<'_>) -> Taken {
-        Taken::Event(match frame {
-            Frame::LoginOk(ok) => Event::LoginOk(ok),
-            Frame::Pong(pong) => Event::Pong(pong),
-            Frame::SendOk(ok) => Event::SendOk(ok),
-            Frame::Push(push) => Event::Push(push.into()),
-            Frame::JoinOk(ok) => Event::JoinOk(ok),
-            Frame::LeaveOk(ok) => Event::LeaveOk(ok),
-            Frame::Accepted(accepted) => Event::Accepted(accepted.to_owned()),
-            Frame::Gap(gap) => Event::Gap(gap),
-            Frame::Cursors(cursors) => Event::Cursors(cursors),
-            Frame::Page(page) => Event::Page(page),
-            Frame::Presence(presence) => Event::Presence(presence),
-            Frame::Kicked(kicked) => Event::Kicked(kicked),
-            Frame::Goaway(goaway) => Event::Goaway(goaway),
-            Frame::Error(error) => Event::Error(error),
-            Frame::Ping(ping) => return Taken::Ping(ping),
-            Frame::Unknown { .. } => return Taken::Skip,
-            // Taken apart before.
-            Frame::Batch(_) => return Taken::Misdirected(FrameType::Batch),
-            Frame::Login(_) => return Taken::Misdirected(FrameType::Login),
-            Frame::Send(_) => return Taken::Misdirected(FrameType::Send),
-            Frame::Join(_) => return Taken::Misdirected(FrameType::Join),
-            Frame::Leave(_) => return Taken::Misdirected(FrameType::Leave),
-            Frame::Received(_) => return Taken::Misdirected(FrameType::Received),
-            Frame::Read(_) => return Taken::Misdirected(FrameType::Read),
-            Frame::Sync(_) => return Taken::Misdirected(FrameType::Sync),
-            Frame::State(_) => return Taken::Misdirected(FrameType::State),
-            Frame::Watch(_) => return Taken::Misdirected(FrameType::Watch),
-            Frame::Unwatch(_) => return Taken::Misdirected(FrameType::Unwatch),
-        })
-    }
-}
-
-impl From<PushRef<'_>> for Push {
-    fn from(push: PushRef<'_>) -> Push {
-        Push {
-            channel: push.channel.to_owned(),
-            from_client: push.from_client.to_owned(),
-            from_device: push.from_device.to_owned(),
-            client_msg_id: push.client_msg_id,
-            payload: push.payload.to_vec(),
-            seq: push.seq,
-            timestamp: push.timestamp,
-        }
     }
 }
 

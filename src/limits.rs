@@ -17,6 +17,18 @@ pub const PUSH_EXTRA_BYTES_MAX: u32 = 512;
 /// The default of `limits.max_body_bytes`.
 pub const BODY_BYTES_DEFAULT: u32 = 64 * 1024;
 
+/// Bodies from this size on are compressed for who can decompress: below it little is saved for 4 µs. Measured on messages like
+/// those of a chat, at level 1: 256 bytes to 78 %, 512 to 60 % (5 µs), 4 KiB to 40 % (16 µs), 16 KiB to 35 % (55 µs).
+pub const COMPRESS_BYTES_MIN: usize = 512;
+/// zstd's level. The next ones cost more, and saved no more than one part in fifty.
+pub const COMPRESS_LEVEL: i32 = 1;
+/// A compressed body must be shorter by one part in so many; else it goes as it is.
+pub const COMPRESS_SAVING_SHARE: usize = 8;
+/// The largest window of a compressed body, in bytes: what every decoder should support (RFC 8878, section 3.1.1.1.2).
+pub const WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// A core's buffer for decompressed bodies is made smaller than this again by the next one that needs no more.
+pub const UNPACKED_BYTES_KEPT: usize = 64 * 1024;
+
 /// A page of a channel's history holds so many messages at most; with its other fields it stays within `BODY_FIELDS_MAX`.
 pub const PAGE_MESSAGES_MAX: u32 = 200;
 

@@ -135,6 +135,7 @@ numbers! {
         Counter frames_in: "Frames received.";
         Counter batches_in: "BATCH frames received; the frames in them count as received too.";
         Counter batches_out: "BATCH frames sent.";
+        Counter bytes_saved: "Bytes that clients were not sent because frames to them were compressed.";
         Counter frames_unknown: "Frames of unknown, not critical types, skipped.";
         Counter bytes_in: "Bytes received.";
         Counter bytes_out: "Bytes handed to the kernel.";

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weir::wire::{
-    AcceptedRef, BatchRef, Decoded, ErrorCode, Frame, FrameType, Malformed, PushRef, Retry, SendRef, body, decode, encode,
+    AcceptedRef, BatchRef, Decoded, ErrorCode, Frame, FrameType, Malformed, PushRef, Retry, SendRef, Unpacker, body, decode,
+    encode,
 };
 
 const PAGE: &str = include_str!("../proto/frame.md");
@@ -15,6 +16,8 @@ const MAX_BODY_BYTES: u32 = 65_536;
 struct Vector<'a> {
     name: &'a str,
     frame: Vec<u8>,
+    /// Compression was agreed upon.
+    zstd: bool,
     expect: Expect<'a>,
 }
 
@@ -102,7 +105,7 @@ fn vectors() -> Vec<Vector<'static>> {
 }
 
 fn parse(paragraph: &'static str) -> Vector<'static> {
-    let (mut name, mut frame, mut expect, mut decode_only) = (None, None, None, false);
+    let (mut name, mut frame, mut expect, mut decode_only, mut zstd) = (None, None, None, false, false);
     let mut fields = Values::default();
     for line in paragraph.lines() {
         let (key, value) = line.split_once(' ').unwrap_or((line, ""));
@@ -110,6 +113,7 @@ fn parse(paragraph: &'static str) -> Vector<'static> {
             "vector" => assert!(name.replace(value).is_none(), "{paragraph}"),
             "frame" => assert!(frame.replace(unhex(value)).is_none(), "{paragraph}"),
             "decode-only" => decode_only = true,
+            "zstd" => zstd = true,
             "type" | "skipped" | "incomplete" | "refused" => assert!(expect.replace((key, value)).is_none(), "{paragraph}"),
             field => fields.0.entry(field.to_owned()).or_default().push(value.to_owned()),
         }
@@ -123,7 +127,7 @@ fn parse(paragraph: &'static str) -> Vector<'static> {
         ("incomplete", value) => Expect::Incomplete(value.parse().expect("a number of bytes")),
         (_, code) => Expect::Refused(code),
     };
-    Vector { name: name.expect("a name"), frame: frame.expect("a frame"), expect }
+    Vector { name: name.expect("a name"), frame: frame.expect("a frame"), zstd, expect }
 }
 
 /// Builds the frame that the fields describe, and hands it to `check`.
@@ -268,9 +272,9 @@ fn stored(mut v: Values) -> body::Push {
     push
 }
 
-/// As `decode`, and looks into a BATCH.
-fn decode_whole(bytes: &[u8]) -> Result<Decoded<'_>, Malformed> {
-    let decoded = decode(bytes, MAX_BODY_BYTES)?;
+/// Decodes as after a LOGIN that agreed upon compression, or did not, and looks into a BATCH.
+fn decode_whole<'a>(bytes: &'a [u8], zstd: bool, unpacker: &'a mut Unpacker) -> Result<Decoded<'a>, Malformed> {
+    let decoded = if zstd { unpacker.decode(bytes, MAX_BODY_BYTES)?.0 } else { decode(bytes, MAX_BODY_BYTES)? };
     if let Decoded::Frame { frame: Frame::Batch(batch), .. } = &decoded {
         batch.frames().try_for_each(|frame| frame.map(|_| ()))?;
     }
@@ -279,8 +283,9 @@ fn decode_whole(bytes: &[u8]) -> Result<Decoded<'_>, Malformed> {
 
 #[test]
 fn every_vector_holds() {
-    for Vector { name, frame: bytes, expect } in vectors() {
-        let decoded = decode_whole(&bytes);
+    let mut unpacker = Unpacker::default();
+    for Vector { name, frame: bytes, zstd, expect } in vectors() {
+        let decoded = decode_whole(&bytes, zstd, &mut unpacker);
         match expect {
             Expect::Frame { kind, decode_only, fields } => with_frame(kind, fields, |frame| {
                 let whole = Decoded::Frame { frame: frame.clone(), frame_bytes: bytes.len() };
@@ -327,6 +332,8 @@ fn the_vectors_leave_nothing_out() {
         "UNKNOWN_TYPE",
         "BAD_BODY",
         "BAD_BATCH",
+        "BAD_COMPRESSION",
+        "DECOMPRESSED_TOO_LONG",
     ];
     assert_eq!(refused, BTreeSet::from(codes));
     assert!(skipped >= 2 && incomplete >= 2);

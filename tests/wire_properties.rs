@@ -1,6 +1,8 @@
 //! Properties of the frame codec: round trips, split points, bit flips, limits, and prost as the oracle of hot bodies.
 #![forbid(unsafe_code)]
 
+#[path = "wire_properties/compression.rs"]
+mod compression;
 #[path = "shared/oracle.rs"]
 mod oracle;
 

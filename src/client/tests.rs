@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread::JoinHandle;
 
 use super::*;
-use crate::wire::{ErrorCode, Retry};
+use crate::wire::{ErrorCode, PushRef, Retry};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 

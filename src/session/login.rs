@@ -57,6 +57,20 @@ pub struct Rights {
 pub struct Form {
     /// Several frames in one.
     pub batches: bool,
+    /// Bodies compressed with zstd; it may send such too.
+    pub zstd: bool,
+}
+
+impl Form {
+    /// What LOGIN asks for, as far as this version has it.
+    fn asked_for(login: &body::Login) -> Form {
+        Form { batches: login.batches, zstd: login.compression() == body::Compression::Zstd }
+    }
+
+    /// What LOGIN_OK says of it.
+    pub fn compression(self) -> body::Compression {
+        if self.zstd { body::Compression::Zstd } else { body::Compression::None }
+    }
 }
 
 /// Who is behind a connection.
@@ -98,7 +112,7 @@ pub fn check_login(now: Tick, login: &body::Login, rules: &Rules) -> Result<Iden
         rights,
         window: login.window.min(WINDOW_MAX),
         cursor: login.cursor,
-        form: Form { batches: login.batches },
+        form: Form::asked_for(login),
     })
 }
 

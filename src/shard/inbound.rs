@@ -6,7 +6,7 @@ use crate::{
     ids::ConnId,
     limits::{HELD_BYTES_MAX, LOGIN_BODY_BYTES_MAX},
     session::{Action, Refusal, check_first_frame},
-    wire::{BatchRef, Decoded, ErrorCode, Frame, decode},
+    wire::{BatchRef, Decoded, ErrorCode, Frame, Malformed, Unpacker, decode},
 };
 
 /// Whether the bytes behind a frame are still this connection's to read.
@@ -14,6 +14,40 @@ use crate::{
 pub(super) enum Flow {
     On,
     Stop,
+}
+
+/// How bytes become frames: the number beside a frame is what it takes up decompressed.
+trait Decode {
+    /// Whether bodies may be compressed.
+    const UNPACKS: bool;
+
+    fn decode<'a>(&'a mut self, bytes: &'a [u8], max_body_bytes: u32) -> Result<(Decoded<'a>, usize), Malformed>;
+}
+
+/// For who did not agree upon compression.
+struct Plain;
+
+impl Decode for Plain {
+    const UNPACKS: bool = false;
+
+    #[inline(always)]
+    fn decode<'a>(&'a mut self, bytes: &'a [u8], max_body_bytes: u32) -> Result<(Decoded<'a>, usize), Malformed> {
+        decode(bytes, max_body_bytes).map(|decoded| match &decoded {
+            Decoded::Frame { frame_bytes, .. } => {
+                let frame_bytes = *frame_bytes;
+                (decoded, frame_bytes)
+            }
+            Decoded::NeedMore { .. } => (decoded, 0),
+        })
+    }
+}
+
+impl Decode for &mut Unpacker {
+    const UNPACKS: bool = true;
+
+    fn decode<'a>(&'a mut self, bytes: &'a [u8], max_body_bytes: u32) -> Result<(Decoded<'a>, usize), Malformed> {
+        Unpacker::decode(self, bytes, max_body_bytes)
+    }
 }
 
 impl Shard {
@@ -147,6 +181,26 @@ impl Shard {
     /// Gives the number of bytes that are done with.
     fn handle_frames(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
         let mut used = 0;
+        loop {
+            let Some(connection) = self.connections.get(conn) else { return bytes.len() };
+            let is_plain = !connection.form.zstd;
+            if is_plain {
+                used += self.handle_frames_by(Plain, conn, &bytes[used..]);
+            } else {
+                let mut unpacker = std::mem::take(&mut self.unpacker);
+                used += self.handle_frames_by(&mut unpacker, conn, &bytes[used..]);
+                self.unpacker = unpacker;
+            }
+            // LOGIN may just have agreed upon compression, for what comes behind it.
+            let has_agreed = is_plain && self.connections.get(conn).is_some_and(|connection| connection.form.zstd);
+            if !has_agreed || used == bytes.len() {
+                return used;
+            }
+        }
+    }
+
+    fn handle_frames_by<D: Decode>(&mut self, mut decoder: D, conn: ConnId, bytes: &[u8]) -> usize {
+        let mut used = 0;
         while used < bytes.len() {
             let Some(connection) = self.connections.get(conn) else { return bytes.len() };
             let limit = match connection.phase {
@@ -156,13 +210,16 @@ impl Shard {
                     return bytes.len();
                 }
             };
-            match decode(&bytes[used..], limit) {
-                Ok(Decoded::NeedMore { .. }) => break,
-                Ok(Decoded::Frame { frame, frame_bytes }) => {
+            if connection.form.zstd != D::UNPACKS {
+                break;
+            }
+            match decoder.decode(&bytes[used..], limit) {
+                Ok((Decoded::NeedMore { .. }, _)) => break,
+                Ok((Decoded::Frame { frame, frame_bytes }, full_bytes)) => {
                     used += frame_bytes;
                     let flow = match frame {
                         Frame::Batch(batch) if connection.phase == Phase::Active => self.handle_batch(conn, batch),
-                        frame => self.handle_frame(conn, frame, frame_bytes, &bytes[used..]),
+                        frame => self.handle_frame(conn, frame, full_bytes, &bytes[used..]),
                     };
                     if flow == Flow::Stop {
                         return bytes.len();

@@ -109,7 +109,7 @@ impl Shard {
             server_time_ms: self.settings.rules.wall_ms(self.now),
             window,
             batches: form.batches,
-            ..Default::default()
+            compression: form.compression() as i32,
         };
         let connection = self.connections.at_mut(conn.slot);
         connection.identify(identity, epoch, session);

@@ -47,6 +47,7 @@ use crate::{
     limits::TIMERS_PER_TURN,
     session::{Bucket, Rate, Rules},
     stats::ShardStats,
+    wire::{Packer, Unpacker},
 };
 use addresses::Addresses;
 use catch_up::CatchUp;
@@ -145,6 +146,8 @@ pub struct Shard {
     outbox: Outbox,
     storage: Storage,
     outbounds: Slab<Outbound>,
+    packer: Packer,
+    unpacker: Unpacker,
     pool: Pool,
     outbound_bytes: usize,
     inbound_bytes: usize,
@@ -186,6 +189,8 @@ impl Shard {
             outbox: Outbox::new(settings.shards),
             storage: Storage::default(),
             outbounds: Slab::new(),
+            packer: Packer::default(),
+            unpacker: Unpacker::default(),
             pool: Pool::default(),
             outbound_bytes: 0,
             inbound_bytes: 0,

@@ -9,15 +9,17 @@ pub use super::held::{Displaced, Pressure};
 use super::{hash::Keyed, held::Held};
 use crate::{
     io::{Chunk, Tick},
-    limits::{CHUNK_BYTES_MAX, POOLED_BUFFER_BYTES_MAX, POOLED_BUFFERS_MAX, SHARE_BYTES_MIN},
+    limits::{CHUNK_BYTES_MAX, COMPRESS_BYTES_MIN, POOLED_BUFFER_BYTES_MAX, POOLED_BUFFERS_MAX, SHARE_BYTES_MIN},
     session::Form,
-    wire::{HEADER_BYTES, PushRef, wrap_batch},
+    wire::{HEADER_BYTES, Packer, PushRef, is_compressed, wrap_batch},
 };
 
 /// An encoded frame on its way to one or many connections.
 pub struct Framed<'a> {
     bytes: &'a [u8],
     shared: Option<Bytes>,
+    /// Compressed, once that was tried; `None` inside: it does not pay.
+    packed: Option<Option<Bytes>>,
     pressure: Pressure,
     /// That of a PUSH which is replaced, once it was computed.
     place: Option<u64>,
@@ -31,7 +33,7 @@ impl<'a> Framed<'a> {
 
     /// A PUSH of a class that may give way.
     pub fn of_class(bytes: &'a [u8], pressure: Pressure) -> Framed<'a> {
-        Framed { bytes, shared: None, pressure, place: None }
+        Framed { bytes, shared: None, packed: None, pressure, place: None }
     }
 
     /// Header and body.
@@ -53,7 +55,25 @@ impl<'a> Framed<'a> {
         self.place
     }
 
-    fn shared(&mut self) -> &Bytes {
+    /// What is kept of a PUSH that may give way.
+    pub fn keep(&mut self, form: Form, packer: &mut Packer) -> Bytes {
+        self.kept(form, packer).clone()
+    }
+
+    /// In the form in which it travels to such a connection, to be kept. A small one is compressed when it leaves, with its neighbours.
+    fn kept(&mut self, form: Form, packer: &mut Packer) -> &Bytes {
+        if form.zstd && self.bytes.len() >= SHARE_BYTES_MIN {
+            let packed = self.packed.get_or_insert_with(|| {
+                let mut packed = Vec::new();
+                packer.pack(self.bytes, &mut packed).then(|| {
+                    packed.shrink_to_fit();
+                    packed.into()
+                })
+            });
+            if let Some(packed) = packed {
+                return packed;
+            }
+        }
         self.shared.get_or_insert_with(|| Bytes::copy_from_slice(self.bytes))
     }
 
@@ -79,6 +99,24 @@ pub struct Departure {
     pub chunk: Chunk,
     /// It is one BATCH.
     pub is_batch: bool,
+    /// So many bytes less than before it was compressed just now.
+    pub saved: usize,
+}
+
+/// Compresses a chunk that is one whole frame, if that pays, and says how many bytes it saved.
+fn compress(chunk: &mut Chunk, packer: &mut Packer, pool: &mut Pool) -> usize {
+    let Chunk::Owned(plain) = chunk else { return 0 };
+    if plain.len() < COMPRESS_BYTES_MIN {
+        return 0;
+    }
+    let mut packed = pool.take();
+    if !packer.pack(plain, &mut packed) {
+        pool.give(packed);
+        return 0;
+    }
+    let saved = plain.len() - packed.len();
+    pool.give(std::mem::replace(plain, packed));
+    saved
 }
 
 /// The queue of one connection that has something to send; idle connections have none.
@@ -93,7 +131,7 @@ pub struct Outbound {
     tail_frames: u32,
     /// PUSHes that may yet be dropped. In a box of its own, because few connections ever have any.
     held: Option<Box<Held>>,
-    /// Queued, held and in flight, as the frames were given.
+    /// Queued, held and in flight; small frames as they were given, large ones as they travel.
     pub bytes: usize,
     /// What of it is in flight; with a BATCH around it, or compressed, the chunk has another length.
     in_flight: usize,
@@ -116,14 +154,18 @@ impl Outbound {
         }
     }
 
-    /// Appends a frame.
-    pub fn push(&mut self, frame: &mut Framed<'_>) {
-        self.bytes += frame.len();
-        if frame.len() >= SHARE_BYTES_MIN {
-            self.append_large(frame.shared());
+    /// Appends a frame, and says how many bytes that were.
+    pub fn push(&mut self, frame: &mut Framed<'_>, form: Form, packer: &mut Packer) -> usize {
+        let length = if frame.len() >= SHARE_BYTES_MIN {
+            let kept = frame.kept(form, packer);
+            self.append_large(kept);
+            kept.len()
         } else {
             self.append_small(frame.bytes);
-        }
+            frame.len()
+        };
+        self.bytes += length;
+        length
     }
 
     fn append_small(&mut self, frame: &[u8]) {
@@ -159,16 +201,16 @@ impl Outbound {
 
     /// Keeps a PUSH that may give way, at the cost of others. All together, `bytes` grows to `bytes_max` at most, of which
     /// `held_max` are for such PUSHes. `None`: even then there is no room for it.
-    pub fn hold(&mut self, frame: &mut Framed<'_>, place: Option<u64>, bytes_max: usize, held_max: usize) -> Option<Displaced> {
+    pub fn hold(&mut self, kept: Bytes, place: Option<u64>, bytes_max: usize, held_max: usize) -> Option<Displaced> {
         let firm = self.firm_bytes();
-        if firm + frame.len() > bytes_max {
+        if firm + kept.len() > bytes_max {
             return None;
         }
         let held = self.held.get_or_insert_default();
         if held.is_empty() {
             held.ahead = firm;
         }
-        let displaced = held.put(frame.shared().clone(), place, held_max.min(bytes_max - firm));
+        let displaced = held.put(kept, place, held_max.min(bytes_max - firm));
         self.bytes = firm + held.bytes();
         Some(displaced)
     }
@@ -199,7 +241,8 @@ impl Outbound {
             && let Some(frame) = self.held.as_mut().and_then(|held| held.take())
         {
             released += frame.len();
-            if frame.len() >= SHARE_BYTES_MIN {
+            // A compressed one does not go into a batch.
+            if frame.len() >= SHARE_BYTES_MIN || is_compressed(&frame) {
                 self.append_large(&frame);
             } else {
                 self.append_small(&frame);
@@ -230,7 +273,7 @@ impl Outbound {
     }
 
     /// The next chunk to put in flight, if nothing is in flight and there is one.
-    pub fn next(&mut self, now: Tick, form: Form) -> Option<Departure> {
+    pub fn next(&mut self, now: Tick, form: Form, packer: &mut Packer, pool: &mut Pool) -> Option<Departure> {
         if self.in_flight_since.is_some() {
             return None;
         }
@@ -247,7 +290,8 @@ impl Outbound {
             wrap_batch(bytes);
             is_batch = true;
         }
-        Some(Departure { chunk, is_batch })
+        let saved = if form.zstd && (frames == 1 || is_batch) { compress(&mut chunk, packer, pool) } else { 0 };
+        Some(Departure { chunk, is_batch, saved })
     }
 
     /// The chunk in flight reached the kernel. Gives how many bytes less are queued or in flight.

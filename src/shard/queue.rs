@@ -49,12 +49,13 @@ impl Shard {
         let place = frame.place(&self.keyed);
         let connection = self.connections.at(slot);
         let conn = ConnId { slot, generation: connection.generation };
+        let kept = frame.keep(connection.form, &mut self.packer);
         let outbound = &mut self.outbounds[connection.outbound as usize];
         let limits = &self.settings.limits;
         let own_max = limits.outbound_bytes_per_connection;
         let others = self.outbound_bytes - outbound.bytes;
         let shard_max = limits.outbound_bytes_per_shard.saturating_sub(others);
-        let Some(displaced) = outbound.hold(frame, place, own_max.min(shard_max), own_max / HELD_PUSHES_SHARE) else {
+        let Some(displaced) = outbound.hold(kept, place, own_max.min(shard_max), own_max / HELD_PUSHES_SHARE) else {
             let full = if shard_max < own_max { &self.stats.dropped_shard_full } else { &self.stats.dropped_connection_full };
             full.add(1);
             return false;
@@ -114,8 +115,11 @@ impl Shard {
         }
         let outbound = &mut self.outbounds[connection.outbound as usize];
         let was_empty = outbound.is_empty();
-        outbound.push(frame);
-        self.outbound_bytes += frame.len();
+        let added = outbound.push(frame, connection.form, &mut self.packer);
+        self.outbound_bytes += added;
+        if added < frame.len() {
+            self.stats.bytes_saved.add((frame.len() - added) as u64);
+        }
         match outbound.in_flight_since {
             None if was_empty => self.ready.push(conn),
             None => {}
@@ -149,8 +153,11 @@ impl Shard {
                 continue;
             }
             let outbound = &mut self.outbounds[connection.outbound as usize];
-            if let Some(Departure { chunk, is_batch }) = outbound.next(self.now, connection.form) {
+            if let Some(Departure { chunk, is_batch, saved }) =
+                outbound.next(self.now, connection.form, &mut self.packer, &mut self.pool)
+            {
                 self.stats.batches_out.add(u64::from(is_batch));
+                self.stats.bytes_saved.add(saved as u64);
                 // A small chunk with nothing behind it holds little, and the check for silence sees it too.
                 if outbound.bytes > UNWATCHED_BYTES_MAX {
                     self.watch(conn, self.now);

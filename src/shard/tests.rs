@@ -3,6 +3,7 @@
 
 mod batches;
 mod cluster;
+mod compressed;
 mod durable;
 mod limits;
 mod liveness;
@@ -17,7 +18,7 @@ use crate::{
     io::Chunk,
     session::{DeviceClass, HeartbeatRules, Policy},
     store::{Memory, Retention, Service},
-    wire::{Decoded, ErrorCode, Frame, SendRef, body, decode, encode},
+    wire::{Decoded, ErrorCode, Frame, SendRef, Unpacker, body, decode, encode},
 };
 
 /// What a peer saw, as far as a test asks.
@@ -118,6 +119,8 @@ struct Bench {
     seen: HashMap<ConnId, Vec<Seen>>,
     /// The beginning of a frame.
     partial: HashMap<ConnId, Vec<u8>>,
+    /// Of all peers.
+    unpacker: Unpacker,
     /// What was posted, and is not refused.
     posted: Vec<Batch>,
     /// The rings are full.
@@ -145,6 +148,7 @@ impl Bench {
             held: HashMap::new(),
             seen: HashMap::new(),
             partial: HashMap::new(),
+            unpacker: Unpacker::default(),
             posted: Vec::new(),
             refuse_posts: false,
             store: Service::new(Memory::new(RETENTION)),
@@ -264,7 +268,7 @@ impl Bench {
         let seen = self.seen.entry(conn).or_default();
         let bytes = self.partial.entry(conn).or_default();
         bytes.extend_from_slice(chunk.as_slice());
-        while let Ok(Decoded::Frame { frame, frame_bytes }) = decode(bytes, u32::MAX) {
+        while let Ok((Decoded::Frame { frame, frame_bytes }, _)) = self.unpacker.decode(bytes, u32::MAX) {
             seen.push(as_seen(&frame));
             if let Frame::Batch(batch) = frame {
                 seen.extend(batch.frames().map(|frame| as_seen(&frame.expect("a gateway sends whole frames").0)));

@@ -53,6 +53,7 @@ impl<'a> Iterator for Frames<'a> {
                 self.rest = &bytes[frame_bytes..];
                 Ok((frame, frame_bytes))
             }
+            Err(Malformed::Compression { .. }) => Err(Malformed::Batch { cause: "a frame in it is compressed by itself" }),
             Err(malformed) => Err(malformed),
         })
     }

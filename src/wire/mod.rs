@@ -5,6 +5,7 @@
 
 mod batch;
 mod code;
+mod compress;
 mod fields;
 mod hot;
 
@@ -15,6 +16,7 @@ pub mod body {
 
 pub use batch::{BatchRef, Frames, wrap_batch};
 pub use code::{ErrorCode, Retry};
+pub use compress::{Packer, Unpacker};
 pub use hot::{AcceptedRef, PushRef, SendRef};
 
 /// The fixed header in front of every body.
@@ -25,6 +27,8 @@ pub const MAGIC: u16 = 0x5752;
 pub const VERSION: u8 = 1;
 /// Flag: the receiver must understand this frame's type, or answer with an error and close.
 pub const FLAG_CRITICAL: u16 = 0x8000;
+/// Flag: the body is one zstd frame of the real body.
+pub const FLAG_COMPRESSED: u16 = 0x0100;
 /// Flags in this half must be understood, or the frame is refused; the others may be ignored.
 pub const FLAGS_CRITICAL_MASK: u16 = 0xff00;
 
@@ -178,6 +182,8 @@ pub enum Malformed {
     UnknownType { kind: u8 },
     Body { kind: FrameType, cause: String },
     Batch { cause: &'static str },
+    Compression { cause: &'static str },
+    DecompressedTooLong { limit: u32 },
 }
 
 impl Malformed {
@@ -192,6 +198,8 @@ impl Malformed {
             Malformed::UnknownType { .. } => ErrorCode::UnknownType,
             Malformed::Body { .. } => ErrorCode::BadBody,
             Malformed::Batch { .. } => ErrorCode::BadBatch,
+            Malformed::Compression { .. } => ErrorCode::BadCompression,
+            Malformed::DecompressedTooLong { .. } => ErrorCode::DecompressedTooLong,
         }
     }
 }
@@ -209,19 +217,41 @@ impl std::fmt::Display for Malformed {
             Malformed::UnknownType { kind } => write!(f, "frame type {kind:#04x} is marked critical and not known here"),
             Malformed::Body { kind, cause } => write!(f, "the body of {} is not valid: {cause}", kind.name()),
             Malformed::Batch { cause } => write!(f, "a BATCH holds whole frames and at least one, but no other BATCH: {cause}"),
+            Malformed::Compression { cause } => write!(f, "a compressed body cannot be taken: {cause}"),
+            Malformed::DecompressedTooLong { limit } => {
+                write!(f, "a compressed body is over the limit of {limit} bytes once decompressed")
+            }
         }
     }
 }
 
 impl std::error::Error for Malformed {}
 
-/// Reads the frame at the start of `bytes`.
+/// Reads the frame at the start of `bytes`, of a peer that did not agree upon compression.
 ///
 /// The length is checked against `max_body_bytes` as soon as the header is there, and nothing is allocated before that.
 ///
 /// # Errors
 /// [`Malformed`], on which the connection is answered with its code and closed.
 pub fn decode(bytes: &[u8], max_body_bytes: u32) -> Result<Decoded<'_>, Malformed> {
+    match find(bytes, max_body_bytes, 0)? {
+        Found::NeedMore { total_bytes } => Ok(Decoded::NeedMore { total_bytes }),
+        Found::Frame { kind, flags, body, frame_bytes } => {
+            let frame = decode_body(kind, flags, body)?;
+            Ok(Decoded::Frame { frame, frame_bytes })
+        }
+    }
+}
+
+/// What is at the start of the bytes, its body unread.
+enum Found<'a> {
+    NeedMore { total_bytes: usize },
+    Frame { kind: u8, flags: u16, body: &'a [u8], frame_bytes: usize },
+}
+
+/// Finds the frame at the start of `bytes` and checks all but its body. `agreed`: flags that this peer may set.
+#[inline(always)]
+fn find(bytes: &[u8], max_body_bytes: u32, agreed: u16) -> Result<Found<'_>, Malformed> {
     // A wrong peer is told so by its first bytes, not after 16 of them came.
     if let Some(magic) = bytes.first_chunk::<2>() {
         let seen = u16::from_be_bytes(*magic);
@@ -230,15 +260,15 @@ pub fn decode(bytes: &[u8], max_body_bytes: u32) -> Result<Decoded<'_>, Malforme
         }
     }
     let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
-        return Ok(Decoded::NeedMore { total_bytes: HEADER_BYTES });
+        return Ok(Found::NeedMore { total_bytes: HEADER_BYTES });
     };
     let [_, _, version, kind, f0, f1, _, _, l0, l1, l2, l3, c0, c1, c2, c3] = *header;
     if version != VERSION {
         return Err(Malformed::Version { seen: version });
     }
     let flags = u16::from_be_bytes([f0, f1]);
-    if flags & FLAGS_CRITICAL_MASK & !FLAG_CRITICAL != 0 {
-        return Err(Malformed::Flags { seen: flags });
+    if flags & FLAGS_CRITICAL_MASK & !(FLAG_CRITICAL | agreed) != 0 {
+        return Err(refused_flags(flags));
     }
     let body_bytes = u32::from_be_bytes([l0, l1, l2, l3]);
     if body_bytes > max_body_bytes {
@@ -246,15 +276,27 @@ pub fn decode(bytes: &[u8], max_body_bytes: u32) -> Result<Decoded<'_>, Malforme
     }
     let frame_bytes = HEADER_BYTES + body_bytes as usize;
     let Some(frame) = bytes.get(..frame_bytes) else {
-        return Ok(Decoded::NeedMore { total_bytes: frame_bytes });
+        return Ok(Found::NeedMore { total_bytes: frame_bytes });
     };
     let seen = u32::from_be_bytes([c0, c1, c2, c3]);
     let computed = checksum(frame);
     if seen != computed {
         return Err(Malformed::Checksum { seen, computed });
     }
-    let frame = decode_body(kind, flags, &frame[HEADER_BYTES..])?;
-    Ok(Decoded::Frame { frame, frame_bytes })
+    Ok(Found::Frame { kind, flags, body: &frame[HEADER_BYTES..], frame_bytes })
+}
+
+#[cold]
+fn refused_flags(flags: u16) -> Malformed {
+    match flags & FLAGS_CRITICAL_MASK & !FLAG_CRITICAL {
+        FLAG_COMPRESSED => Malformed::Compression { cause: "it was not agreed upon at LOGIN, or came in front of LOGIN_OK" },
+        _ => Malformed::Flags { seen: flags },
+    }
+}
+
+/// Whether the body of an encoded frame is compressed.
+pub fn is_compressed(frame: &[u8]) -> bool {
+    frame.get(4).is_some_and(|flags| u16::from(*flags) << 8 & FLAG_COMPRESSED != 0)
 }
 
 fn decode_body(kind_byte: u8, flags: u16, body: &[u8]) -> Result<Frame<'_>, Malformed> {

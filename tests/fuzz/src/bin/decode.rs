@@ -1,4 +1,4 @@
-//! Any bytes: decoding never panics, what decodes encodes to something that decodes to the same, and prost agrees on hot bodies.
+//! Any bytes: decoding and decompressing never panic and stay within the limit, what decodes encodes to something that decodes to the same, and prost agrees on hot bodies.
 #![no_main]
 #![forbid(unsafe_code)]
 
@@ -6,7 +6,7 @@
 mod oracle;
 
 use libfuzzer_sys::fuzz_target;
-use weir::wire::{Decoded, HEADER_BYTES, decode, encode};
+use weir::wire::{Decoded, Frame, HEADER_BYTES, Packer, Unpacker, decode, encode};
 
 const LIMIT: u32 = 65_536;
 
@@ -23,6 +23,30 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn check(bytes: &[u8]) {
+    match Unpacker::default().decode(bytes, LIMIT) {
+        Ok((Decoded::Frame { frame, frame_bytes }, full_bytes)) => {
+            assert!(frame_bytes <= bytes.len() && full_bytes <= HEADER_BYTES + LIMIT as usize);
+            // A BATCH holds what decodes, up to the first frame that does not.
+            if let Frame::Batch(batch) = &frame {
+                let mut used = 0;
+                for (frame, frame_bytes) in batch.frames().map_while(Result::ok) {
+                    assert!(!matches!(frame, Frame::Batch(_)));
+                    used += frame_bytes;
+                }
+                assert!(used <= batch.bytes().len());
+            }
+            // Compressed, it is the same frame.
+            let (mut plain, mut packed) = (Vec::new(), Vec::new());
+            encode(&frame, &mut plain);
+            if Packer::default().pack(&plain, &mut packed) {
+                let mut unpacker = Unpacker::default();
+                let again = unpacker.decode(&packed, LIMIT).map(|(decoded, _)| decoded);
+                assert_eq!(again, Ok(Decoded::Frame { frame, frame_bytes: packed.len() }));
+            }
+        }
+        Ok((Decoded::NeedMore { total_bytes }, _)) => assert!(total_bytes > bytes.len()),
+        Err(malformed) => assert!(!malformed.to_string().is_empty()),
+    }
     match decode(bytes, LIMIT) {
         Ok(Decoded::Frame { frame, frame_bytes }) => {
             assert!(frame_bytes <= bytes.len());
