@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::{
     Shard,
-    connections::Phase,
+    connections::{NONE, Phase},
     devices::Place,
     message::Item,
     outbound::Framed,
@@ -83,18 +83,47 @@ impl Shard {
         }
     }
 
+    /// Whoever follows a channel that is at home here, and has not heard of this message, reads it from the log.
+    pub(super) fn tell_tail(&mut self, channel: &str, seq: u64) {
+        match channel.split_once('/') {
+            Some(("user", client)) => {
+                let mut slot = self.directory.first(self.keyed.name(client), client, &self.connections);
+                while slot != NONE {
+                    let connection = self.connections.at(slot);
+                    let conn = ConnId { slot, generation: connection.generation };
+                    slot = connection.next_device;
+                    self.with_reader(conn, Place::Inbox, |shard, reader| shard.hear_of(reader, conn, Place::Inbox, seq));
+                }
+            }
+            Some((_, group)) => {
+                for shard in self.home_groups.shards(group).to_vec() {
+                    if self.is_me(shard) {
+                        self.hear_tail(group, seq);
+                    } else {
+                        self.catch_up.owe(shard, group, seq);
+                    }
+                }
+            }
+            None => unreachable!("channels were checked when they came"),
+        }
+    }
+
+    fn hear_of(&mut self, reader: &mut Reader, conn: ConnId, place: Place, seq: u64) {
+        reader.hear_of(seq);
+        if reader.mode == Mode::Live && reader.is_behind() {
+            self.stats.fell_behind.add(1);
+            self.line_up(reader, conn, place);
+        }
+    }
+
     /// A member's shard missed messages of a group, the newest of which is `seq`.
     pub(super) fn hear_tail(&mut self, group: &str, seq: u64) {
         let Some(index) = self.local_groups.find(group) else { return };
         let mut readers = self.local_groups.take_readers(index);
         let members = self.local_groups.take_members(index);
         for (&slot, reader) in members.iter().zip(&mut readers) {
-            reader.hear_of(seq);
-            if reader.mode == Mode::Live && reader.is_behind() {
-                let conn = ConnId { slot, generation: self.connections.at(slot).generation };
-                self.stats.fell_behind.add(1);
-                self.line_up(reader, conn, Place::Group(index));
-            }
+            let conn = ConnId { slot, generation: self.connections.at(slot).generation };
+            self.hear_of(reader, conn, Place::Group(index), seq);
         }
         self.local_groups.return_members(index, members);
         self.local_groups.return_readers(index, readers);
@@ -141,7 +170,7 @@ impl Shard {
             let Some((conn, place)) = pop_due(&mut self.catch_up.resting, self.now) else { return };
             let mut opens = false;
             self.with_reader(conn, place, |shard, reader| match reader.mode {
-                Mode::Opening => opens = true,
+                Mode::Joining | Mode::Opening => opens = true,
                 Mode::Resting => shard.line_up(reader, conn, place),
                 Mode::Absent | Mode::Live | Mode::Queued | Mode::Reading | Mode::Blocked => {}
             });
@@ -245,7 +274,7 @@ impl Shard {
         let mut took_all = true;
         for message in entries {
             if message.seq > reader.next() {
-                self.announce_gap(reader, conn, place, channel, message.seq - 1, bounds);
+                self.announce_gap(reader, conn, channel, message.seq - 1, bounds);
             }
             scratch.clear();
             encode(&Frame::Push(PushRef { channel, ..message }), &mut scratch);
@@ -257,7 +286,7 @@ impl Shard {
         }
         self.scratch = scratch;
         if took_all && reader.next() < bounds.first {
-            self.announce_gap(reader, conn, place, channel, bounds.first - 1, bounds);
+            self.announce_gap(reader, conn, channel, bounds.first - 1, bounds);
         }
         if self.connections.get(conn).is_none_or(|connection| connection.phase != Phase::Active) {
             return;
@@ -270,22 +299,12 @@ impl Shard {
     }
 
     /// Messages up to `to` are gone.
-    pub(super) fn announce_gap(
-        &mut self,
-        reader: &mut Reader,
-        conn: ConnId,
-        place: Place,
-        channel: &str,
-        to: u64,
-        bounds: Bounds,
-    ) {
+    pub(super) fn announce_gap(&mut self, reader: &mut Reader, conn: ConnId, channel: &str, to: u64, bounds: Bounds) {
         let from = reader.next();
         let code = if to == bounds.lost { ErrorCode::Lost } else { ErrorCode::Expired };
         self.stats.gaps.add(1);
         self.answer(conn, &Frame::Gap(body::Gap { channel: channel.to_owned(), from, to, code: code.number() }));
-        if reader.skip_to(to) {
-            self.save_later(conn, place);
-        }
+        reader.skip_to(to);
     }
 }
 

@@ -38,7 +38,7 @@ impl Shard {
         let conn = tag.conn;
         let Some(place) = self.place_of(conn, channel) else { return };
         self.with_reader(conn, place, |shard, reader| {
-            if reader.mode != Mode::Opening || reader.ticket != tag.ticket {
+            if !reader.is_opening() || reader.ticket != tag.ticket {
                 return;
             }
             shard.answer_joins(reader, conn, place);
@@ -54,6 +54,7 @@ impl Shard {
 
     fn answer_joins(&mut self, reader: &mut Reader, conn: ConnId, place: Place) {
         let Place::Group(group) = place else { return };
+        reader.mode = Mode::Opening;
         for _ in 0..std::mem::take(&mut reader.joins_due) {
             self.answer_join(conn, group);
         }
@@ -70,33 +71,28 @@ impl Shard {
         saved: Option<u64>,
         read: u64,
     ) {
-        let start = match (reader.brought(), saved) {
-            (Some(cursor), _) if cursor > bounds.last => {
+        // A device that nothing is known of stands at 0 of its own channel: that needs no cursor.
+        let Some(saved) = saved.or((place == Place::Inbox).then_some(0)) else {
+            // Whoever is told where it stands in a group may rely on being remembered: first the log, then CURSORS.
+            let start = reader.brought().unwrap_or(u64::MAX).min(bounds.last);
+            self.save_cursor(conn, channel, start, reader.ticket);
+            return;
+        };
+        let start = match reader.brought() {
+            Some(cursor) if cursor > bounds.last => {
                 self.refuse_cursor(conn, place, cursor, bounds.last);
                 bounds.last
             }
-            (Some(cursor), _) => cursor,
-            (None, Some(saved)) => saved.min(bounds.last),
-            // Whoever comes for the first time has all of its own channel before it, and nothing of a group.
-            (None, None) => match place {
-                Place::Inbox => 0,
-                Place::Group(_) => bounds.last,
-            },
+            Some(cursor) => cursor,
+            None => saved.min(bounds.last),
         };
-        let in_group = matches!(place, Place::Group(_));
-        if saved.is_none() && reader.brought().is_none() && in_group {
-            // Whoever is told where it stands may rely on being remembered: first the log, then CURSORS.
-            self.save_cursor(conn, channel, start, reader.ticket);
-            return;
-        }
-        // A device that nothing is known of stands at 0 of its own channel: that needs no cursor.
-        if saved.unwrap_or(0) < start || saved.is_none() && in_group {
+        if saved < start {
             self.save_cursor(conn, channel, start, 0);
         }
-        reader.open(start, saved.unwrap_or(0).max(start), bounds.last);
+        reader.open(start, saved.max(start), bounds.last);
         self.answer(conn, &Frame::Cursors(cursors(channel, bounds, start, read)));
         if reader.next() < bounds.first {
-            self.announce_gap(reader, conn, place, channel, bounds.first - 1, bounds);
+            self.announce_gap(reader, conn, channel, bounds.first - 1, bounds);
         }
         if reader.is_behind() {
             self.line_up(reader, conn, place);
@@ -136,7 +132,7 @@ impl Shard {
             return;
         }
         let Some(place) = self.place_of(tag.conn, channel) else { return };
-        let waits = |reader: &mut Reader| reader.mode == Mode::Opening && reader.ticket == tag.ticket;
+        let waits = |reader: &mut Reader| reader.is_opening() && reader.ticket == tag.ticket;
         if self.reader(tag.conn, place).is_some_and(waits) {
             match reply {
                 Reply::Done => self.open(tag.conn, place),
@@ -215,9 +211,10 @@ impl Shard {
     }
 
     /// The read cursor of a client is known: its devices are told if it has moved, else only the one that asked.
-    pub(super) fn marked_read(&mut self, tag: Tag, channel: &str, client: &str, reply: &Reply) {
-        let (bounds, at, moved) = match reply {
-            Reply::Read { bounds, at, moved } => (*bounds, *at, *moved),
+    pub(super) fn marked_read(&mut self, tag: Tag, channel: &str, client: &str, to: u64, reply: &Reply) {
+        let (bounds, at, news) = match reply {
+            // Said once more, it may be news too: the store may have failed the first time, and nobody was told.
+            Reply::Read { bounds, at, moved } => (*bounds, *at, *moved || *at == to),
             Reply::Failed(failure) => {
                 self.not_stored(tag.conn, FrameType::Read, failure);
                 return;
@@ -229,7 +226,7 @@ impl Shard {
             let connection = self.connections.at(slot);
             let conn = ConnId { slot, generation: connection.generation };
             slot = connection.next_device;
-            if moved || conn == tag.conn {
+            if news || conn == tag.conn {
                 self.tell_read(conn, channel, bounds, at);
             }
         }
@@ -238,7 +235,7 @@ impl Shard {
     fn tell_read(&mut self, conn: ConnId, channel: &str, bounds: Bounds, read: u64) {
         let Some(place) = self.place_of(conn, channel) else { return };
         let Some(reader) = self.reader(conn, place) else { return };
-        let is_open = !matches!(reader.mode, Mode::Absent | Mode::Opening);
+        let is_open = reader.mode != Mode::Absent && !reader.is_opening();
         let received = reader.received();
         if is_open {
             self.answer(conn, &Frame::Cursors(cursors(channel, bounds, received, read)));

@@ -145,8 +145,8 @@ impl Shard {
                 Request::Open { channel, tag, .. } => self.opened(*tag, batch.name(*channel), reply),
                 Request::Read { channel, tag, sync: true, from, .. } => self.synced(&batch, *tag, *channel, *from, reply),
                 Request::Read { channel, tag, sync: false, .. } => self.page_came(&batch, *tag, *channel, reply),
-                Request::MarkRead { channel, client, tag, .. } => {
-                    self.marked_read(*tag, batch.name(*channel), batch.name(*client), reply);
+                Request::MarkRead { channel, client, tag, to } => {
+                    self.marked_read(*tag, batch.name(*channel), batch.name(*client), *to, reply);
                 }
                 Request::Received { channel, tag, .. } => self.cursor_saved(*tag, batch.name(*channel), reply),
                 Request::Forget { .. } => {
@@ -173,6 +173,8 @@ impl Shard {
                 self.accepted(append.sender, batch.name(append.channel), accepted);
                 if *duplicate {
                     self.stats.accepted_again.add(1);
+                    // The first time, the store may have said that it failed: then nobody has heard of the message yet.
+                    self.tell_tail(batch.name(append.channel), *seq);
                     return;
                 }
                 self.stats.accepted_messages.add(1);

@@ -10,6 +10,8 @@
 pub enum Mode {
     /// This member takes no part in durable delivery.
     Absent,
+    /// The store was asked where it stands, and JOIN_OK waits for the answer.
+    Joining,
     /// The store was asked where it stands.
     Opening,
     /// It has all there is: the next message comes as it is accepted.
@@ -84,6 +86,21 @@ impl Reader {
         Reader { next, ticket, mode: Mode::Opening, ..Reader::absent() }
     }
 
+    /// As `opening`, for a group.
+    pub fn joining(cursor: Option<u64>, ticket: u32) -> Reader {
+        Reader { mode: Mode::Joining, ..Reader::opening(cursor, ticket) }
+    }
+
+    /// Whether it waits for the store to say where it stands.
+    pub fn is_opening(&self) -> bool {
+        matches!(self.mode, Mode::Joining | Mode::Opening)
+    }
+
+    /// Whether JOIN_OK waits for the store: until then no message of the group may come.
+    pub fn is_joining(&self) -> bool {
+        self.mode == Mode::Joining
+    }
+
     /// The cursor that the client brought.
     pub fn brought(&self) -> Option<u64> {
         self.next.checked_sub(1)
@@ -102,7 +119,8 @@ impl Reader {
     pub fn offer(&mut self, seq: u64) -> Offer {
         self.known = self.known.max(seq);
         match self.mode {
-            Mode::Absent | Mode::Opening | Mode::Queued | Mode::Reading | Mode::Blocked | Mode::Resting => Offer::Leave,
+            Mode::Absent | Mode::Joining | Mode::Opening => Offer::Leave,
+            Mode::Queued | Mode::Reading | Mode::Blocked | Mode::Resting => Offer::Leave,
             Mode::Live if seq < self.next => Offer::Leave,
             Mode::Live if seq == self.next => Offer::Take,
             Mode::Live => Offer::Behind,
@@ -116,17 +134,11 @@ impl Reader {
         self.known = self.known.max(seq);
     }
 
-    /// Messages up to `seq` are gone, and the device was told. Returns whether that is to be saved: it counts as received if
-    /// everything before was.
-    pub fn skip_to(&mut self, seq: u64) -> bool {
-        let had_all = self.received + 1 == self.next;
-        let is_unsaved = had_all && self.received <= self.saved && seq > self.saved;
-        if had_all {
-            self.received = seq;
-        }
+    /// Messages up to `seq` are gone, and the device is told. That it has heard, only a RECEIVED shows: a GAP that is lost with its
+    /// connection is announced again.
+    pub fn skip_to(&mut self, seq: u64) {
         self.next = seq + 1;
         self.known = self.known.max(seq);
-        is_unsaved
     }
 
     /// Hears of the channel's newest message.
@@ -141,7 +153,7 @@ impl Reader {
 
     /// The device has all up to `to`.
     pub fn acknowledge(&mut self, to: u64) -> Acknowledged {
-        if to >= self.next || matches!(self.mode, Mode::Absent | Mode::Opening) {
+        if to >= self.next || self.mode == Mode::Absent || self.is_opening() {
             return Acknowledged::NotSent;
         }
         if to <= self.received {

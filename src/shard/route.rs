@@ -144,10 +144,11 @@ impl Shard {
         // Without a standing subscription this was sent under an earlier one, and nobody here has had JOIN_OK since.
         let subscribed = self.local_groups.find(group).filter(|index| self.local_groups.is_subscribed(*index));
         let Some(index) = subscribed else { return tally };
+        let readers = self.local_groups.take_readers(index);
         let members = self.local_groups.take_members(index);
         let except = except.filter(|conn| self.connections.get(*conn).is_some()).map_or(NONE, |conn| conn.slot);
-        for &slot in &members {
-            if slot == except {
+        for (position, &slot) in members.iter().enumerate() {
+            if slot == except || readers.get(position).is_some_and(Reader::is_joining) {
                 continue;
             }
             if self.push(slot, frame) {
@@ -157,6 +158,7 @@ impl Shard {
             }
         }
         self.local_groups.return_members(index, members);
+        self.local_groups.return_readers(index, readers);
         tally
     }
 
@@ -223,7 +225,7 @@ impl Shard {
         if takes_part && !self.store_takes(conn, FrameType::Join) {
             return;
         }
-        let reader = if takes_part { Reader::opening(cursor, self.next_ticket()) } else { Reader::absent() };
+        let reader = if takes_part { Reader::joining(cursor, self.next_ticket()) } else { Reader::absent() };
         match self.local_groups.join(&group, conn, reader, &mut self.connections) {
             Joined::Now => {
                 let index = self.local_groups.find(&group).expect("it has a member now");
@@ -240,7 +242,7 @@ impl Shard {
     /// Messages of the group come: JOIN_OK, as soon as it is known where the device stands in the group's log.
     fn joined(&mut self, conn: ConnId, group: u32) {
         let place = Place::Group(group);
-        let opening = self.reader(conn, place).filter(|reader| reader.mode == Mode::Opening);
+        let opening = self.reader(conn, place).filter(|reader| reader.is_joining());
         let Some(reader) = opening else {
             self.answer_join(conn, group);
             return;

@@ -81,7 +81,9 @@ impl<L: Log> Service<L> {
                 batch.pages = pages;
                 Reply::Page { bounds: read?, entries: batch.page_since(start) }
             }
-            (Request::MarkRead { channel, .. }, Some(Outcome::Cursor { at, moved })) => {
+            (Request::MarkRead { channel, client, .. }, Some(Outcome::Cursor { at, moved })) => {
+                // After the commit, like every read: whoever is told of a cursor twice is not told of an older one last.
+                let at = self.log.cursor(batch.read_key(*channel, *client))?.unwrap_or(at);
                 Reply::Read { bounds: self.log.bounds(batch.name(*channel))?, at, moved }
             }
             (Request::Received { .. } | Request::Forget { .. }, Some(Outcome::Cursor { .. })) => Reply::Done,
