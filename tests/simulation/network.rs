@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, net::IpAddr};
 
-use weir::shard::Message;
+use weir::shard::{Control, Message};
 
 use crate::rng::Rng;
 
@@ -83,11 +83,44 @@ pub enum Envelope {
     Adopt { link: usize, message: Message },
 }
 
-/// What the reactors of a process share.
+/// What the reactors of a process share. Ports: the shards, behind them the store, behind that the control thread.
 pub struct Mesh {
-    /// By sender, then receiver; the last sender is the control thread.
+    /// By sender, then receiver; nobody sends to the control thread.
     pub rings: Vec<Vec<VecDeque<Envelope>>>,
     pub capacity: usize,
     /// Connections that each reactor has room for.
     pub rooms: Vec<usize>,
+}
+
+impl Mesh {
+    pub fn new(shards: usize, capacity: usize, slots: usize) -> Mesh {
+        let rings = (0..shards + 2).map(|_| (0..=shards).map(|_| VecDeque::new()).collect()).collect();
+        Mesh { rings, capacity, rooms: vec![slots; shards] }
+    }
+
+    /// The store's port.
+    pub fn store(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// The control thread tells all shards something.
+    pub fn control(&mut self, control: Control) {
+        let me = self.rooms.len() + 1;
+        for ring in &mut self.rings[me][..me - 1] {
+            ring.push_back(Envelope::Message(Message::Control(control)));
+        }
+    }
+
+    /// A batch is lost, if one is there and can be.
+    pub fn lose(&mut self, from: usize, to: usize) {
+        let is_batch = |envelope: &Envelope| matches!(envelope, Envelope::Message(Message::Batch(_)));
+        if self.rings[from][to].front().is_some_and(is_batch) {
+            self.rings[from][to].pop_front();
+        }
+    }
+
+    /// Whether something lies in a ring to this port.
+    pub fn waits_for(&self, port: usize) -> bool {
+        self.rings.iter().any(|from| !from[port].is_empty())
+    }
 }

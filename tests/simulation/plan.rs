@@ -14,6 +14,8 @@ use crate::rng::Rng;
 pub const SECOND_US: u64 = 1_000_000;
 /// Everything that goes through the mesh, a sleeping shard or a coarse timer may take this long, and is still on time.
 pub const SLACK_US: u64 = 2 * SECOND_US;
+/// The wall clock when a run begins, in microseconds since the Unix epoch.
+pub const WALL_US: u64 = 1_767_225_600_000_000;
 /// Device classes in this order: allow many, keep newest, refuse newest.
 pub const CLASSES: [(&str, Policy); 3] =
     [("many", Policy::AllowMany), ("newest", Policy::KeepNewest), ("oldest", Policy::RefuseNewest)];
@@ -30,6 +32,8 @@ pub struct Plan {
     pub rates: (Rate, Rate),
     pub max_body_bytes: u32,
     pub hash_key: (u64, u64),
+    /// The wall clock at tick 0, in microseconds.
+    pub wall_us: u64,
     /// Names of clients, devices of each, groups.
     pub clients: u64,
     pub devices: u64,
@@ -103,6 +107,7 @@ impl Plan {
             },
             max_body_bytes: 64 * 1024,
             hash_key: (rng.next(), rng.next()),
+            wall_us: WALL_US,
             clients: rng.range(1, 8),
             devices: rng.range(1, 4),
             groups: rng.range(1, 5),
@@ -128,7 +133,7 @@ impl Plan {
             frames: self.rates.0,
             bytes: self.rates.1,
             max_body_bytes: self.max_body_bytes,
-            wall_at_start_us: 1_767_225_600_000_000,
+            wall_at_start_us: self.wall_us,
         };
         Settings {
             id: ShardId(id),

@@ -390,7 +390,7 @@ impl Reactor {
             let talks = conn.closing || conn.departing.is_some() || sends || ends || !link.up.is_empty() && !congested;
             talks && (conn.closing || !conn.broken_told)
         };
-        let posted = with.mesh.rings.iter().any(|from| !from[self.id].is_empty());
+        let posted = with.mesh.waits_for(self.id);
         let arrives = !self.backlog.is_empty() && (with.mesh.rooms[self.id] > 0 || !self.accepting);
         posted || arrives || self.slots.iter().filter_map(|(_, conn)| conn.as_ref()).any(has_event)
     }

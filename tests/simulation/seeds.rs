@@ -11,3 +11,6 @@ pub const SEEDS: &[u64] = &[
     6,  // SEND_OK behind KICKED
     33, // TOO_MANY_CONNECTIONS for a client that sent while it moved home
 ];
+
+/// Those of the world of durable messages.
+pub const DURABLE: &[u64] = &[];

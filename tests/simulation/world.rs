@@ -1,30 +1,27 @@
 //! One run: reactors, links and peers under one clock, which jumps from one thing that is due to the next.
 #![forbid(unsafe_code)]
 
-use std::{
-    cell::Cell,
-    collections::VecDeque,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::net::{IpAddr, Ipv4Addr};
 
-use weir::shard::{Control, Message};
+use weir::shard::Control;
 
 use crate::{
+    PROGRESS,
+    disk::Disk,
     model::{Model, Totals},
-    network::{Envelope, Link, Mesh},
+    network::{Link, Mesh},
     peer::{Mark, Peer},
-    plan::{Plan, SECOND_US, SLACK_US},
+    plan::{Plan, SECOND_US, SLACK_US, WALL_US},
     reactor::{Reactor, Surroundings},
     rng::Rng,
+    store::{FOREVER, Pace, Store},
 };
 
 /// The control thread looks at the shards this often while they drain.
 const LOOK_US: u64 = 20_000;
 
-thread_local! {
-    /// Where a run is, for whoever reports its failure.
-    pub static PROGRESS: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
-}
+/// Nobody sends durable messages here; `durable` has its own world for them.
+const STORE_PACE: Pace = Pace { sync_us: (300, 3_000), stall_us: 0, group: 4 };
 
 pub struct World {
     pub plan: Plan,
@@ -33,6 +30,7 @@ pub struct World {
     step: u64,
     pub reactors: Vec<Reactor>,
     mesh: Mesh,
+    store: Store,
     pub links: Vec<Link>,
     pub peers: Vec<Peer>,
     names: Vec<(String, String)>,
@@ -69,11 +67,8 @@ impl World {
         }
         World {
             reactors: (0..count).map(|id| Reactor::new(id, &plan, &mut rng)).collect(),
-            mesh: Mesh {
-                rings: (0..=count).map(|_| (0..count).map(|_| VecDeque::new()).collect()).collect(),
-                capacity: plan.ring,
-                rooms: vec![plan.slots; count],
-            },
+            mesh: Mesh::new(count, plan.ring, plan.slots),
+            store: Store::new(Disk::new(FOREVER, None), STORE_PACE),
             links: (0..plan.peers).map(|_| Link::new(address(&mut rng), plan.socket_bytes)).collect(),
             names: peers.iter().map(|peer| (peer.client.clone(), peer.device.clone())).collect(),
             peers,
@@ -135,7 +130,8 @@ impl World {
             let peer = self.peers.iter().map(|peer| (peer.next_at, peer.id)).min();
             let (turn_at, shard) = reactor.expect("there are shards");
             let (step_at, id) = peer.expect("there are peers");
-            let at = turn_at.min(step_at).min(self.look_at);
+            let serve_at = self.store.next_turn;
+            let at = turn_at.min(step_at).min(self.look_at).min(serve_at);
             if at > until {
                 self.now = until;
                 return;
@@ -146,6 +142,7 @@ impl World {
             assert!(self.step < 5_000_000, "the run does not come to an end: somebody is woken for nothing");
             match at {
                 _ if at == self.look_at => self.look(),
+                _ if at == serve_at => self.serve(),
                 _ if at == turn_at => self.turn(shard),
                 _ => self.step(id),
             }
@@ -165,8 +162,8 @@ impl World {
 
     /// The control thread tells all shards something.
     fn control(&mut self, control: Control) {
+        self.mesh.control(control);
         for to in 0..self.reactors.len() {
-            self.mesh.rings[self.reactors.len()][to].push_back(Envelope::Message(Message::Control(control)));
             self.wake(to);
         }
     }
@@ -187,11 +184,25 @@ impl World {
             let at = self.now + self.rng.range(10, 3_000);
             self.peers[peer].next_at = self.peers[peer].next_at.min(at);
         }
+        self.wake_receivers();
+    }
+
+    /// Whoever something lies in a ring for.
+    fn wake_receivers(&mut self) {
         for to in 0..self.reactors.len() {
-            if self.mesh.rings.iter().any(|from| !from[to].is_empty()) {
+            if self.mesh.waits_for(to) {
                 self.wake(to);
             }
         }
+        if self.mesh.waits_for(self.mesh.store()) {
+            self.store.wake(self.now + self.rng.range(1, self.plan.turn_us));
+        }
+    }
+
+    fn serve(&mut self) {
+        let wall_ms = WALL_US / 1_000 + self.now / 1_000;
+        self.store.turn(self.now, wall_ms, u64::MAX, &mut self.mesh, &mut self.rng);
+        self.wake_receivers();
     }
 
     fn wake(&mut self, shard: usize) {
