@@ -1,7 +1,11 @@
 //! The store: what any log must do, and what the log on disk does beyond that when files are damaged or the disk is full.
 #![forbid(unsafe_code)]
 
+#[path = "store/bench.rs"]
+mod bench;
 #[path = "store/common.rs"]
 mod common;
 #[path = "store/contract.rs"]
 mod contract;
+#[path = "store/model.rs"]
+mod model;

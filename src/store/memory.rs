@@ -130,12 +130,9 @@ impl Memory {
 
     /// Makes a channel hold no more bytes than it may.
     fn cut(&mut self, name: &str) {
-        if let Some(channel) = self.channels.get_mut(name)
-            && channel.bytes > self.retention.bytes
-        {
-            while channel.messages.len() > 1 && channel.bytes > self.retention.bytes_after_cut() {
-                channel.drop_first();
-            }
+        let Some(channel) = self.channels.get_mut(name) else { return };
+        while channel.messages.len() > 1 && channel.bytes > self.retention.bytes {
+            channel.drop_first();
         }
     }
 

@@ -180,20 +180,12 @@ pub struct Retention {
     pub age_ms: u64,
     /// Of one channel.
     pub messages: u64,
-    /// Of one channel: names and payloads. Beyond it the channel is cut to [`Retention::bytes_after_cut`].
+    /// Of one channel: names and payloads. Its newest message stays, however large it is.
     pub bytes: u64,
     /// A retry is recognized for this long, in milliseconds,
     pub dedup_ms: u64,
     /// and among this many newest messages of the whole log.
     pub dedup_messages: u32,
-}
-
-impl Retention {
-    /// What is left of a channel that held too many bytes, so that not every message makes it search for its end. The newest message
-    /// stays, however large it is.
-    pub fn bytes_after_cut(&self) -> u64 {
-        self.bytes - self.bytes / 16
-    }
 }
 
 /// What a message counts for in a channel's bytes.

@@ -30,6 +30,11 @@ pub fn options(retention: Retention) -> Options {
     }
 }
 
+/// A folder, in memory where the system has such a file system: syncs take no time there.
+pub fn folder() -> TempDir {
+    TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
+}
+
 /// Opens the log in this folder.
 pub fn open(dir: &Path, retention: Retention) -> Disk {
     Disk::open(dir, options(retention)).unwrap_or_else(|error| panic!("{error}")).0
@@ -38,7 +43,7 @@ pub fn open(dir: &Path, retention: Retention) -> Disk {
 /// A log of each kind, with its name. The folder goes with the log.
 pub fn each(retention: Retention, test: impl Fn(&str, &mut dyn Log)) {
     test("memory", &mut Memory::new(retention));
-    let folder = TempDir::new().unwrap();
+    let folder = folder();
     test("disk", &mut open(folder.path(), retention));
 }
 

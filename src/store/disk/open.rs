@@ -406,7 +406,7 @@ fn recall(base: &Base, dedup_messages: u32) -> Result<(Seen, Newest, u64), Troub
             seen.begin(number, commit.timestamp);
         }
         entries.iter().for_each(|entry| seen.push(*entry));
-        let timestamp = commit.timestamp + entries.len() as u64;
+        let timestamp = commit.timestamp + (entries.len() as u64).saturating_sub(1);
         let testimony = Testimony { commit: number, seq_max: commit.seq_max, timestamp };
         newest = Some(Newest { testimony, next_channel: commit.next_channel });
     }

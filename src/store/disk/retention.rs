@@ -138,12 +138,13 @@ pub(super) fn settle_age(base: &Base, head: &mut Head, expired: u64) -> Result<(
     Ok(())
 }
 
-/// Moves the head's `first` past what is more than its channel may keep. All its messages must be in the database.
+/// Moves the head's `first` past what is more than its channel may keep, which is never the newest. All its messages must be in the
+/// database.
 pub(super) fn cut_bytes(base: &Base, head: &mut Head, retention: &Retention) -> Result<(), Trouble> {
     if head.first < head.last && head.total - head.before_first > retention.bytes {
         refresh(base, head)?;
-        if head.total - head.before_first > retention.bytes {
-            let (total, bytes) = (head.total, retention.bytes_after_cut());
+        let (total, bytes) = (head.total, retention.bytes);
+        if total - head.before_first > bytes {
             search(base, head, |found| total - found.before <= bytes || found.total == total)?;
         }
     }
@@ -157,16 +158,18 @@ fn set_first(head: &mut Head, first: Option<Found>) {
     };
 }
 
-/// Moves `first` to the first message that may stay. Those that may stay are the later ones.
+/// Moves `first`, which may not stay, to the first message that may. Those that may are the later ones.
 fn search(base: &Base, head: &mut Head, may_stay: impl Fn(&Found) -> bool) -> Result<(), Trouble> {
-    let (mut low, mut high) = (head.first, head.last + 1);
+    // In steps that double, because mostly it is the next or the one after it; then by halves.
+    let (mut low, mut high, mut step) = (head.first, head.last + 1, 1);
     let mut best = None;
-    while low < high {
-        let middle = low + (high - low) / 2;
-        match base.at_or_after(head.number, middle)? {
-            Some(found) if !may_stay(&found) => low = found.seq + 1,
-            Some(found) => (best, high) = (Some(found), middle),
-            None => high = middle,
+    while high - low > 1 {
+        let doubling = best.is_none() && step < high - low;
+        let probe = if doubling { low + step } else { low + (high - low) / 2 };
+        match base.at_or_after(head.number, probe)? {
+            Some(found) if !may_stay(&found) => (low, step) = (found.seq, step.saturating_mul(2)),
+            Some(found) => (best, high) = (Some(found), probe),
+            None => high = probe,
         }
     }
     set_first(head, best);
