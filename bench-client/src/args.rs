@@ -142,7 +142,8 @@ pub(crate) struct DurableArgs {
     /// bounds the messages of each sender that are not accepted.
     #[arg(long)]
     pub(crate) durable: bool,
-    /// Clients whose connection ends early come back, and send again what was not accepted.
+    /// Clients whose connection ends early come back, and send again what was not accepted. So a gateway may be killed and
+    /// started again in the middle of a run.
     #[arg(long, requires = "durable")]
     pub(crate) reconnect: bool,
     #[command(flatten)]

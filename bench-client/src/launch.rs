@@ -179,6 +179,7 @@ pub(crate) fn route_report(args: &RouteArgs, signals: &Signals) -> Result<Report
     };
     let route = Arc::new(RouteConfig { peers, depth: args.depth, rate: args.rate, is_durable: args.durable.durable });
     let load = Load {
+        reconnects: args.durable.reconnect,
         pattern: Some(pattern),
         depth: args.rate.is_none().then_some(args.depth),
         planned_rate_per_s: args.rate,
@@ -212,6 +213,7 @@ pub(crate) fn fanout_report(args: &FanoutArgs, signals: &Signals) -> Result<Repo
     let load = Load {
         window: args.rate.is_none().then_some(args.window),
         planned_rate_per_s: args.rate,
+        reconnects: args.durable.reconnect,
         groups: Some(args.groups),
         publishers: Some(args.publishers),
         ..Load::default()

@@ -266,6 +266,17 @@ fn results_are_as_documented() {
 }
 
 #[test]
+fn who_was_asked_to_come_back_and_did_is_forgiven() {
+    let mut run = run();
+    (run.finished.outcome.tally.dropped, run.finished.outcome.tally.returned) = (8, 8);
+    let reconnecting = Load { reconnects: true, ..closed() };
+    assert_eq!(report_of("route", reconnecting.clone(), &run).exit_code(), 0);
+    assert_eq!(report_of("route", closed(), &run).exit_code(), 2);
+    run.finished.outcome.tally.returned = 7;
+    assert_eq!(report_of("route", reconnecting, &run).exit_code(), 2);
+}
+
+#[test]
 fn a_storm_is_judged_by_who_came_back_and_not_by_the_lag() {
     let storm = |returned: u64| {
         let mut run = run();

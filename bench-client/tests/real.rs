@@ -58,8 +58,12 @@ struct Gateway {
 
 impl Gateway {
     fn start(args: &[&str]) -> Gateway {
+        Gateway::start_on("127.0.0.1:0", args)
+    }
+
+    fn start_on(listen: &str, args: &[&str]) -> Gateway {
         let mut child = Command::new(weir())
-            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(["serve", "--listen", listen])
             .args(args)
             .env("WEIR_DATA", "memory")
             .stdin(Stdio::null())
@@ -269,6 +273,36 @@ fn a_gateway_that_dies_makes_the_run_fail() {
     // What was under way is lost, unless nothing was.
     assert!([1, 2].contains(&code(&output)), "{}", text(&output));
     assert!(text(&output).contains("connections ended before they should"), "{}", text(&output));
+}
+
+#[test]
+fn a_gateway_that_is_killed_and_started_again_has_lost_nothing_that_it_accepted() {
+    let data = tempfile::tempdir().expect("a directory");
+    let data = [&UNLIMITED[..], &["--data", data.path().to_str().expect("text")]].concat();
+    for scenario in [&["route", "--connections", "60", "--depth", "4"][..], &["fanout", "--members", "20", "--groups", "3"]] {
+        let mut gateway = Gateway::start(&data);
+        let target = gateway.target.clone();
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let json = file.path().to_str().expect("text");
+        let made = ["--durable", "--reconnect", "--duration", "4s", "--target", &target, "--json", json];
+        let output = thread::scope(|scope| {
+            let run = scope.spawn(|| bench(&[scenario, &made].concat()));
+            thread::sleep(Duration::from_millis(1_500));
+            gateway.child.kill().expect("a child");
+            gateway.child.wait().expect("a child");
+            let again = Gateway::start_on(&target, &data);
+            let output = run.join().expect("a run");
+            drop(again);
+            output
+        });
+        assert_eq!(code(&output), 0, "{}", text(&output));
+        let object: Value = serde_json::from_str(&std::fs::read_to_string(json).expect("the result")).expect("JSON");
+        assert_exact(&object);
+        schema::check(&object, Made { durable: true, ..Made::default() });
+        assert_eq!((&object["dropped_connections"], &object["returned_connections"]), (&Value::from(60), &Value::from(60)));
+        assert_eq!(object["durable"]["durability"], "fsync");
+        assert!(object["durable"]["resent"].as_u64() > Some(0), "{object:#}");
+    }
 }
 
 #[test]
