@@ -37,6 +37,10 @@ loom: ## model-check the mesh: every schedule of the ring and of the sleep/wake 
 sim: ## simulate whole gateways from SEEDS seeds (10000), beginning with FIRST (1)
 	WEIR_SIM_SEEDS=$(or $(SEEDS),10000) WEIR_SIM_FIRST=$(or $(FIRST),1) $(CARGO) test --release --test simulation many_seeds
 
+.PHONY: crash
+crash: ## kill -9 the gateway under load, and cut its disk's power, ROUNDS (20) times in a row each; SEED repeats a load
+	$(if $(SEED),WEIR_CRASH_SEED=$(SEED) )WEIR_CRASH_ROUNDS=$(or $(ROUNDS),20) $(CARGO) test --release --test crash -- --nocapture --test-threads 1
+
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZ_SECONDS (10)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run
