@@ -117,8 +117,9 @@ pub enum Item {
     NotWatched { client: Span, hash: u64, conn: ConnId, ticket: u32 },
     /// To the client's home: the connection does not watch it any more.
     Unwatch { client: Span, hash: u64, conn: ConnId },
-    /// From the client's home to a shard with watchers: a PRESENCE. `conns` are theirs, eight bytes each.
-    Presence { client: Span, hash: u64, frame: Span, conns: Span },
+    /// From the client's home to a shard with watchers: a PRESENCE. `conns` are theirs, eight bytes each. `fresh`: the whole answer
+    /// begins with it.
+    Presence { client: Span, hash: u64, frame: Span, conns: Span, fresh: bool },
     /// To the address's home: one more connection. Answered by `Admitted`.
     Arrived { address: u64, conn: ConnId },
     /// Back from the address's home.

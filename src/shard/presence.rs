@@ -24,7 +24,7 @@ use crate::{
 /// Who is told something.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Whom {
-    /// All who watch the client are told of a change.
+    /// All who know how things were are told of a change.
     Everybody,
     /// One is told everything.
     One(ShardId, ConnId),
@@ -35,7 +35,7 @@ enum Whom {
 impl Whom {
     fn is_meant(self, watcher: &Watcher) -> bool {
         match self {
-            Whom::Everybody => true,
+            Whom::Everybody => !watcher.owed,
             Whom::One(shard, conn) => (watcher.shard, watcher.conn) == (shard, conn),
             Whom::Owed => watcher.owed,
         }
@@ -153,8 +153,9 @@ impl Shard {
             let meant = run.iter().filter(|watcher| whom.is_meant(watcher)).map(|watcher| watcher.conn);
             if self.is_me(shard) {
                 for conn in meant {
-                    for frame in frames {
-                        self.deliver_presence(conn, hash, &name, &mut Framed::new(frame));
+                    for (at, frame) in frames.iter().enumerate() {
+                        let fresh = whom != Whom::Everybody && at == 0;
+                        self.deliver_presence(conn, hash, &name, &mut Framed::new(frame), fresh);
                     }
                 }
                 continue;
@@ -163,15 +164,15 @@ impl Shard {
             if conns.is_empty() {
                 continue;
             }
-            let sent = frames.iter().all(|frame| {
+            let sent = frames.iter().enumerate().all(|(at, frame)| {
+                let fresh = whom != Whom::Everybody && at == 0;
                 self.outbox.put(shard, |batch| {
                     let (client, frame) = (batch.put(name.as_bytes()), batch.put(frame));
-                    Item::Presence { client, hash, frame, conns: batch.put(&conns) }
+                    Item::Presence { client, hash, frame, conns: batch.put(&conns), fresh }
                 })
             });
             for watcher in run.iter_mut().filter(|watcher| whom.is_meant(watcher)) {
-                // Who was owed something is still, if this was only a change.
-                watcher.owed = !sent || watcher.owed && whom == Whom::Everybody;
+                watcher.owed = !sent;
                 self.stats.dropped_presence.add(u64::from(!sent));
             }
             owes |= !sent;

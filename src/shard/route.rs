@@ -385,9 +385,9 @@ impl Shard {
             Item::Watch { client, hash, conn, ticket } => self.enter_watcher(from, conn, hash, batch.name(client), ticket),
             Item::NotWatched { client, hash, conn, ticket } => self.not_watched(conn, hash, batch.name(client), ticket),
             Item::Unwatch { client, hash, conn } => self.remove_watcher(from, conn, hash, batch.name(client)),
-            Item::Presence { client, hash, frame, conns } => {
+            Item::Presence { client, hash, frame, conns, fresh } => {
                 for conn in batch.conns(conns) {
-                    self.deliver_presence(conn, hash, batch.name(client), &mut Framed::new(batch.bytes(frame)));
+                    self.deliver_presence(conn, hash, batch.name(client), &mut Framed::new(batch.bytes(frame)), fresh);
                 }
             }
             Item::Arrived { address, conn } => self.handle_address_arrived(from, address, conn),

@@ -1,7 +1,7 @@
 //! Watching, seen from the watcher's shard: WATCH and UNWATCH go to the homes of the clients, PRESENCE comes back.
 //!
-//! A PRESENCE that finds no room is dropped. Then the whole answer is asked for again as soon as there is room, so that the last word is the
-//! truth, however little the watcher could be told in between.
+//! A PRESENCE that finds no room is dropped, and all that follow it, until there is room and the whole answer was asked for again: so
+//! the watcher never hears of a change of what it does not know, and the last word is the truth.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -20,6 +20,17 @@ use crate::{
     wire::{ErrorCode, FrameType},
 };
 
+/// What a watcher knows of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// The answer is on its way; what comes before it is not meant.
+    Asked,
+    /// All that was said.
+    All,
+    /// Not all: something was dropped, and the answer is to be asked for again.
+    Owed,
+}
+
 /// One client that a connection watches.
 #[derive(Debug)]
 struct Watch {
@@ -27,8 +38,7 @@ struct Watch {
     client: Box<str>,
     /// Tells a refusal of an earlier WATCH apart.
     ticket: u32,
-    /// A PRESENCE was dropped.
-    owed: bool,
+    known: Known,
 }
 
 /// Whom a connection watches.
@@ -43,6 +53,10 @@ pub struct Watching {
 impl Watching {
     fn find(&self, hash: u64, client: &str) -> Result<usize, usize> {
         self.watches.binary_search_by(|watch| (watch.hash, &*watch.client).cmp(&(hash, client)))
+    }
+
+    fn owed_mut(&mut self) -> impl Iterator<Item = &mut Watch> {
+        self.watches.iter_mut().filter(|watch| watch.known == Known::Owed)
     }
 }
 
@@ -79,7 +93,7 @@ impl Shard {
                 Ok(at) => watching.watches[at].ticket = ticket,
                 Err(at) => {
                     self.watchers.watches += 1;
-                    watching.watches.insert(at, Watch { hash, client: client.as_str().into(), ticket, owed: false });
+                    watching.watches.insert(at, Watch { hash, client: client.as_str().into(), ticket, known: Known::Asked });
                 }
             }
             self.ask(conn, hash, client, ticket);
@@ -186,25 +200,39 @@ impl Shard {
         self.refuse(conn, Refusal::answer(ErrorCode::TooManyWatches, FrameType::Watch, message));
     }
 
-    /// Queues a PRESENCE on a connection that still watches the client.
-    pub(super) fn deliver_presence(&mut self, conn: ConnId, hash: u64, client: &str, frame: &mut Framed<'_>) {
+    /// Queues a PRESENCE on a connection that still watches the client. `fresh`: with it the whole answer begins.
+    pub(super) fn deliver_presence(&mut self, conn: ConnId, hash: u64, client: &str, frame: &mut Framed<'_>, fresh: bool) {
         let Some(connection) = self.connections.get(conn).filter(|connection| connection.phase == Phase::Active) else { return };
-        let watching = connection.extra.as_ref().and_then(|extra| extra.watching.as_ref());
-        let Some(at) = watching.and_then(|watching| watching.find(hash, client).ok()) else { return };
+        let Some(watching) = connection.extra.as_ref().and_then(|extra| extra.watching.as_ref()) else { return };
+        let Ok(at) = watching.find(hash, client) else { return };
+        let follows = fresh || watching.watches[at].known == Known::All;
         let limits = &self.settings.limits;
-        if self.queued(conn.slot) + frame.len() <= limits.outbound_bytes_per_connection
+        if follows
+            && self.queued(conn.slot) + frame.len() <= limits.outbound_bytes_per_connection
             && self.outbound_bytes + frame.len() <= limits.outbound_bytes_per_shard
         {
             self.append(conn.slot, frame);
             self.stats.presence_pushes.add(1);
+            self.watch_mut(conn, at).known = Known::All;
             return;
         }
         self.stats.dropped_presence.add(1);
-        let watching = self.connections.at_mut(conn.slot).extra().watching.as_mut().expect("it was there just now");
-        watching.watches[at].owed = true;
+        if !follows {
+            return;
+        }
+        self.watch_mut(conn, at).known = Known::Owed;
+        let watching = self.watching_mut(conn);
         if !std::mem::replace(&mut watching.owed, true) {
             self.watchers.owed.push_back((self.now.plus_ms(PRESENCE_AGAIN_MS), conn));
         }
+    }
+
+    fn watching_mut(&mut self, conn: ConnId) -> &mut Watching {
+        self.connections.at_mut(conn.slot).extra().watching.as_mut().expect("the caller saw it")
+    }
+
+    fn watch_mut(&mut self, conn: ConnId, at: usize) -> &mut Watch {
+        &mut self.watching_mut(conn).watches[at]
     }
 
     /// What waits for a connection, in bytes.
@@ -228,13 +256,14 @@ impl Shard {
             let Some(watching) = extra.and_then(|extra| extra.watching.as_mut()) else { continue };
             let mut asked = Vec::new();
             if has_room {
-                for watch in watching.watches.iter_mut().filter(|watch| watch.owed).take(PRESENCE_AGAIN_STEP) {
-                    watch.owed = false;
+                for watch in watching.owed_mut().take(PRESENCE_AGAIN_STEP) {
+                    watch.known = Known::Asked;
                     asked.push((watch.hash, watch.client.clone(), watch.ticket));
                 }
             }
-            watching.owed = watching.watches.iter().any(|watch| watch.owed);
-            if watching.owed {
+            let still = watching.owed_mut().next().is_some();
+            watching.owed = still;
+            if still {
                 self.watchers.owed.push_back((self.now.plus_ms(PRESENCE_AGAIN_MS), conn));
             }
             self.stats.presence_again.add(asked.len() as u64);
