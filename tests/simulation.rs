@@ -21,6 +21,8 @@ mod network;
 mod peer;
 #[path = "simulation/plan.rs"]
 mod plan;
+#[path = "simulation/presence.rs"]
+mod presence;
 #[path = "simulation/reactor.rs"]
 mod reactor;
 #[path = "simulation/rng.rs"]

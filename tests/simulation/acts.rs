@@ -67,6 +67,10 @@ impl Peer {
     /// One frame of its own accord.
     pub(super) fn act(&mut self, rng: &mut Rng, model: &mut Model, plan: &Plan) {
         self.todo -= 1;
+        if let Some(frame) = self.book.act(self.frames, plan) {
+            self.put(&frame, None);
+            return;
+        }
         let group = format!("group-{}", rng.range(1, plan.groups));
         // Where a JOIN or LEAVE may be refused, the refusal does not name the group: one at a time.
         let waits = self.groups.values().any(|membership| !membership.due.is_empty());
@@ -83,6 +87,16 @@ impl Peer {
             4 => self.ping(rng),
             5..=7 => self.send(Target::Group(group), rng, model, plan),
             _ => self.send(Target::User(format!("client-{}", rng.range(1, plan.clients))), rng, model, plan),
+        }
+    }
+
+    /// JOIN, of a group that it is in.
+    pub fn join_again(&mut self) {
+        let joined = self.groups.iter_mut().find(|(_, membership)| membership.member && !membership.has_due());
+        if let Some((group, membership)) = joined {
+            membership.due.push_back(true);
+            let group = group.clone();
+            self.put(&Frame::Join(body::Join { group: group.clone(), cursor: None }), Some(Mark::Join(group)));
         }
     }
 

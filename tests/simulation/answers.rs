@@ -45,7 +45,11 @@ impl Peer {
                 let last = self.seen.insert(key, push.client_msg_id);
                 assert!(last.is_none_or(|last| last < push.client_msg_id), "peer {me}: {last:?} overtook {}", push.client_msg_id);
             }
-            Frame::JoinOk(ok) => self.joined(now, &ok.group),
+            Frame::JoinOk(ok) => {
+                self.book.joined(&ok.group, ok.members, names.len());
+                self.joined(now, &ok.group);
+            }
+            Frame::Presence(presence) => self.book.heard(me, now, self.processed, presence),
             Frame::LeaveOk(ok) => {
                 let due = self.groups.get_mut(&ok.group).and_then(|membership| {
                     membership.member = false;
@@ -68,7 +72,6 @@ impl Peer {
             | Frame::Gap(_)
             | Frame::Cursors(_)
             | Frame::Page(_)
-            | Frame::Presence(_)
             | Frame::Login(_)
             | Frame::Send(_)
             | Frame::Received(_)
@@ -101,7 +104,7 @@ impl Peer {
         let me = self.id;
         let code = ErrorCode::from_number(error.code).unwrap_or_else(|| panic!("peer {me} got a code of no meaning: {error:?}"));
         assert!(
-            matches!(code, ErrorCode::RateExceeded | ErrorCode::TooManyGroups),
+            matches!(code, ErrorCode::RateExceeded | ErrorCode::TooManyGroups | ErrorCode::TooManyWatches),
             "peer {me} was refused something that is fine: {error:?}"
         );
         match FrameType::from_byte(error.in_reply_to as u8) {
@@ -118,6 +121,7 @@ impl Peer {
                     membership.stays.iter_mut().for_each(|stay| stay.left_at = stay.left_at.min(stay.joined_at));
                 }
             }
+            Some(kind @ (FrameType::Watch | FrameType::State)) => self.book.refused(kind),
             Some(FrameType::Ping | FrameType::Pong) if code == ErrorCode::RateExceeded => {}
             // The rate is looked at before whether the frame may come.
             Some(FrameType::JoinOk) if code == ErrorCode::RateExceeded && self.garbage_at.is_some() => {}

@@ -14,6 +14,7 @@ use crate::{
     model::Model,
     network::Link,
     plan::{CLASSES, Plan, SECOND_US},
+    presence::Book,
     rng::Rng,
 };
 
@@ -64,6 +65,11 @@ impl Membership {
     /// Whether a JOIN or LEAVE was not answered.
     pub fn has_due(&self) -> bool {
         !self.due.is_empty()
+    }
+
+    /// Whether it is known whether the peer is a member.
+    pub fn is_known(&self) -> bool {
+        !self.has_due() && self.stays.iter().all(|stay| stay.joined_at < stay.left_at)
     }
 }
 
@@ -123,6 +129,7 @@ pub struct Peer {
     pub closed_itself: bool,
     /// It read the gateway's stream up to its end.
     pub read_all: bool,
+    pub book: Book,
     /// Last message of each sender and channel.
     seen: BTreeMap<(u64, String), u64>,
 }
@@ -153,7 +160,7 @@ impl Peer {
             connect_at,
             connected: false,
             next_at: connect_at,
-            todo: rng.range(0, 40) as u32,
+            todo: rng.range(0, 40) as u32 + if plan.presence.pressed { 150 } else { 0 },
             pace_us: rng.pick(&[1_000, 20_000, 200_000]),
             leaves_early: rng.chance(30),
             // The probe waits behind what is queued, and its time runs: who drinks through a straw must speak up.
@@ -184,6 +191,7 @@ impl Peer {
             gone_at: None,
             closed_itself: false,
             read_all: false,
+            book: Book::new(plan, id),
             seen: BTreeMap::new(),
         }
     }
@@ -198,6 +206,11 @@ impl Peer {
 
     pub fn was_member(&self, group: &str, from: u64, to: u64) -> bool {
         self.groups.get(group).is_some_and(|it| it.stays.iter().any(|stay| stay.joined_at < from && stay.left_at > to))
+    }
+
+    /// Nothing is on its way to the gateway, and no answer about a group is due.
+    pub fn has_all_answers(&self) -> bool {
+        self.tx.is_empty() && self.groups.values().all(|membership| !membership.has_due())
     }
 
     /// From now on its session may end.

@@ -9,7 +9,7 @@ use weir::{
     shard::{GoawayRules, Limits, Settings, Timeouts},
 };
 
-use crate::rng::Rng;
+use crate::{presence::Ways, rng::Rng};
 
 pub const SECOND_US: u64 = 1_000_000;
 /// Everything that goes through the mesh, a sleeping shard or a coarse timer may take this long, and is still on time.
@@ -54,6 +54,8 @@ pub struct Plan {
     pub all_good: bool,
     /// The gateway is stopped while clients are still there.
     pub drain: bool,
+    /// Whom peers watch.
+    pub presence: Ways,
 }
 
 impl Plan {
@@ -121,6 +123,7 @@ impl Plan {
             stall_us: if rng.chance(50) { rng.range(5_000, 60_000) } else { 0 },
             all_good,
             drain: rng.chance(40),
+            presence: Ways::default(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The one source of chance: SplitMix64 (Steele, Lea and Flood, 2014), so that a seed means the same run for ever.
 #![forbid(unsafe_code)]
 
+#[derive(Debug)]
 pub struct Rng(u64);
 
 impl Rng {

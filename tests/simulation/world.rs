@@ -12,6 +12,7 @@ use crate::{
     network::{Link, Mesh},
     peer::{Mark, Peer},
     plan::{Plan, SECOND_US, SLACK_US, WALL_US},
+    presence::Ways,
     reactor::{Reactor, Surroundings},
     rng::Rng,
     store::{FOREVER, Pace, Store},
@@ -48,7 +49,8 @@ pub struct World {
 impl World {
     pub fn new(seed: u64) -> World {
         let mut rng = Rng::new(seed);
-        let plan = Plan::new(&mut rng);
+        let mut plan = Plan::new(&mut rng);
+        Ways::choose(&mut plan);
         let count = usize::from(plan.shards);
         let mut peers: Vec<Peer> = (0..plan.peers).map(|id| Peer::new(id, &plan, &mut rng)).collect();
         let address = |rng: &mut Rng| IpAddr::V4(Ipv4Addr::new(10, 0, 0, rng.range(1, plan.addresses) as u8));
@@ -89,7 +91,10 @@ impl World {
     pub fn run(&mut self) {
         self.advance(self.settle_at);
         self.settle();
+        self.advance(self.settle_at + 2 * SECOND_US);
+        crate::presence::count(self);
         self.advance(self.finale_at);
+        crate::presence::truth(self);
         crate::checks::deadlines(self);
         crate::checks::stalls(self);
         crate::checks::rivals(self);
@@ -111,7 +116,12 @@ impl World {
             peer.gone_at = link.closed_at;
         }
         crate::checks::end(self);
+        crate::presence::judge(self);
         self.model.judge(&self.peers, self.finale_at - 1, &self.totals());
+    }
+
+    pub fn now(&self) -> u64 {
+        self.now
     }
 
     pub fn totals(&self) -> Totals {
