@@ -33,7 +33,7 @@ pub fn bytes(code: ErrorCode) -> Vec<u8> {
     match code {
         ErrorCode::BadMagic => bytes = b"GET / HTTP/1.1\r\n\r\n".to_vec(),
         ErrorCode::UnsupportedVersion => bytes[2] = 9,
-        ErrorCode::UnsupportedFlags => bytes[4] = 0x01,
+        ErrorCode::UnsupportedFlags => bytes[4] = 0x02,
         ErrorCode::FrameTooLong => bytes[8] = 0x7f,
         ErrorCode::BadChecksum => bytes[20] ^= 0x10,
         ErrorCode::BadBody => {
