@@ -79,7 +79,7 @@ pub const DEVICES_PER_CLIENT_DEFAULT: u32 = 64;
 pub const GROUPS_PER_CONNECTION_DEFAULT: u32 = 256;
 /// The default of `limits.watches_per_connection`.
 pub const WATCHES_PER_CONNECTION_DEFAULT: u32 = 256;
-/// The default of `limits.watches_per_shard`: each costs 50 to 250 B, with the client's part at its home.
+/// The default of `limits.watches_per_shard`: each costs 80 to 300 B, with the client's part at its home.
 pub const WATCHES_PER_SHARD_DEFAULT: u64 = 1_000_000;
 /// The default of `limits.watchers_per_client`, and the largest that may be configured: each change is told to all of them in one turn.
 pub const WATCHERS_PER_CLIENT_DEFAULT: u32 = 1_000;

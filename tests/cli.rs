@@ -210,7 +210,9 @@ fn tokens_of_all_kinds_are_good_for_a_gateway() {
         leeway_s: 0,
     };
     let verifier = Verifier::new(options).unwrap();
-    let args = ["token", "--client", "alice", "--device-class", "phone", "--join", "room/*", "--audience", "weir", "--ttl", "2m"];
+    let rights = ["--join", "room/*", "--watch", "bob"];
+    let args =
+        [&["token", "--client", "alice", "--device-class", "phone", "--audience", "weir", "--ttl", "2m"], &rights[..]].concat();
     for key_args in
         [["--hs256-secret", SECRET], ["--private-key", &key("rsa_private.pem")], ["--private-key", &key("ed25519_private.pem")]]
     {
@@ -220,6 +222,7 @@ fn tokens_of_all_kinds_are_good_for_a_gateway() {
         let claims = verifier.verify(out.trim(), now_ms).unwrap();
         assert_eq!((claims.client_id.as_str(), claims.device_class.as_deref()), ("alice", Some("phone")));
         assert!(claims.join.allows("room/7") && !claims.write.allows("room/7"));
+        assert!(claims.watch.allows("bob") && !claims.watch.allows("carol"));
         assert!((100_000..=120_000).contains(&(claims.expires_at_ms - now_ms)));
     }
     // A variable serves as well, and does not stand in the way of a flag.
