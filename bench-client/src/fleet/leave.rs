@@ -85,12 +85,14 @@ impl<S: Scenario> Fleet<S> {
     /// The reactor has let go of a connection.
     pub(super) fn closed(&mut self, local: u32, now: Tick) {
         let link: &mut Link = &mut self.net.links[local as usize];
-        let State::Closing { again_ms } = link.state else { unreachable!("only what was closed is closed: {:?}", link.state) };
+        let State::Closing { again } = link.state else { unreachable!("only what was closed is closed: {:?}", link.state) };
         link.conn = ConnId { slot: u32::MAX, generation: 0 };
         link.in_flight = false;
-        match again_ms.filter(|_| !self.is_ending()) {
-            Some(after_ms) => self.try_again(local, after_ms, now),
-            None => self.gone(local),
+        let after_ms = link.last_sent_ms;
+        if again && !self.is_ending() {
+            self.try_again(local, after_ms, now);
+        } else {
+            self.gone(local);
         }
     }
 

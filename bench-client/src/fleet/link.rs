@@ -22,8 +22,8 @@ pub(crate) enum State {
     Finishing,
     /// Our direction is ended; the gateway has yet to end its own.
     Finished,
-    /// The reactor was asked to close. Another attempt follows after so many milliseconds, if any are named.
-    Closing { again_ms: Option<u32> },
+    /// The reactor was asked to close. With `again`, another attempt follows.
+    Closing { again: bool },
     /// Gone for good.
     Gone,
 }
@@ -36,7 +36,7 @@ pub(crate) struct Link {
     pub(crate) out: Vec<u8>,
     /// The beginning of a frame whose end has not come. Its buffer belongs to the worker's pool.
     pub(crate) partial: Vec<u8>,
-    /// When anything was last sent; before `Ready`, when this attempt began.
+    /// When anything was last sent; before `Ready`, when this attempt began; while `Closing`, how long to wait before the next one.
     pub(crate) last_sent_ms: u32,
     /// The heartbeat interval that the gateway announced.
     pub(crate) interval_ms: u32,
@@ -56,7 +56,7 @@ pub(crate) struct Link {
 }
 
 // The budget for a million idle connections on one machine that also carries the gateway.
-const _: () = assert!(size_of::<Link>() <= 96);
+const _: () = assert!(size_of::<Link>() <= 80);
 
 impl Link {
     pub(crate) fn new() -> Link {

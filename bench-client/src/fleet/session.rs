@@ -286,7 +286,8 @@ impl<S: Scenario> Fleet<S> {
             durable.went(local);
         }
         let link = &mut self.net.links[local as usize];
-        link.state = State::Closing { again_ms };
+        link.state = State::Closing { again: again_ms.is_some() };
+        link.last_sent_ms = again_ms.unwrap_or(0);
         let (conn, out, partial) = (link.conn, std::mem::take(&mut link.out), std::mem::take(&mut link.partial));
         self.net.queued_bytes -= out.len();
         self.net.recycle(out);
