@@ -80,6 +80,11 @@ pub(crate) fn rows(report: &Report) -> Vec<(String, String)> {
     }
     if let Some(durable) = &report.durable {
         durable_rows(durable, &mut row);
+        // Those that were for good make the run not valid, and are told there.
+        let refusals = report.refusals.iter().map(|(code, cause)| format!("{} × {code}", grouped(cause.count)));
+        if !report.refusals.is_empty() {
+            row("refusals", refusals.collect::<Vec<_>>().join(", "));
+        }
     }
     if let Some(offline) = &report.load.offline {
         let (messages, clients) = (grouped(offline.messages.into()), grouped(report.connections.into()));
