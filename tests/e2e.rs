@@ -5,10 +5,14 @@
 mod batches;
 #[path = "e2e/devices.rs"]
 mod devices;
+#[path = "e2e/disk_full.rs"]
+mod disk_full;
 #[path = "e2e/durable.rs"]
 mod durable;
 #[path = "e2e/durable_refusals.rs"]
 mod durable_refusals;
+#[path = "e2e/durable_restarts.rs"]
+mod durable_restarts;
 #[path = "e2e/durable_slow.rs"]
 mod durable_slow;
 #[path = "e2e/floods.rs"]

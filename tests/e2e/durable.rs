@@ -17,11 +17,6 @@ fn wall_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64
 }
 
-fn leave(peer: &mut Peer, group: &str) {
-    peer.send_frame(&Frame::Leave(body::Leave { group: group.to_owned() }));
-    assert_eq!(peer.next(), Got::LeaveOk(group.to_owned()));
-}
-
 /// (first, last, received, read, unread)
 fn numbers(cursors: &body::Cursors) -> (u64, u64, u64, u64, u64) {
     (cursors.first, cursors.last, cursors.received, cursors.read, cursors.unread)
@@ -182,14 +177,14 @@ on_both_reactors! {
         assert_eq!(numbers(&alice.follow("team", None)), (1, 14, 12, 0, 14));
         alice.expect_seqs("group/team", 13..=14);
         // LEAVE forgets.
-        leave(&mut alice, "team");
+        alice.leave("team");
         sender.fill("group/team", 15..=16);
         assert_eq!(numbers(&alice.follow("team", None)), (1, 16, 16, 0, 16));
         // A cursor of its own.
         let (mut bob, _) = gateway.enroll("bob", "phone", WINDOW, None);
         assert_eq!(numbers(&bob.follow("team", Some(3))), (1, 16, 3, 0, 16));
         bob.expect_seqs("group/team", 4..=16);
-        leave(&mut bob, "team");
+        bob.leave("team");
         assert_eq!(numbers(&bob.follow("team", Some(0))), (1, 16, 0, 0, 16));
         bob.expect_seqs("group/team", 1..=16);
         sender.fill("group/team", 17..=17);

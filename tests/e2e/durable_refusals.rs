@@ -110,8 +110,7 @@ on_both_reactors! {
         }
         // A group that was left is followed no longer.
         alice.follow("team", None);
-        alice.send_frame(&Frame::Leave(body::Leave { group: "team".to_owned() }));
-        assert_eq!(alice.next(), Got::LeaveOk("team".to_owned()));
+        alice.leave("team");
         alice.received("group/team", 1);
         alice.expect_refusal_of(RECEIVED, ErrorCode::UnknownChannel);
         assert_eq!(gateway.refused(ErrorCode::UnknownChannel), 17);

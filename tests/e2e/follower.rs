@@ -97,6 +97,17 @@ impl Peer {
         all
     }
 
+    /// The next frames must be the first messages of these channels, each in its order, up to a sequence.
+    pub fn expect_seqs_of(&mut self, newest: &[(&str, u64)]) {
+        let mut seen = vec![0; newest.len()];
+        while seen.iter().zip(newest).any(|(seen, (_, newest))| seen < newest) {
+            let message = self.next_durable();
+            let index = newest.iter().position(|(channel, _)| *channel == message.channel).expect("one of them");
+            seen[index] += 1;
+            assert_eq!(message.seq, seen[index], "{}", message.channel);
+        }
+    }
+
     /// RECEIVED.
     pub fn received(&mut self, channel: &str, seq: u64) {
         self.send_frame(&Frame::Received(body::Received { channel: channel.to_owned(), seq }));
@@ -131,6 +142,12 @@ impl Peer {
         let cursors = self.next_cursors();
         assert_eq!(cursors.channel, format!("group/{group}"));
         cursors
+    }
+
+    /// LEAVE.
+    pub fn leave(&mut self, group: &str) {
+        self.send_frame(&Frame::Leave(body::Leave { group: group.to_owned() }));
+        assert_eq!(self.next(), Got::LeaveOk(group.to_owned()));
     }
 
     /// The next frame must be an ERROR of this code, in reply to this type, that the connection survives.
