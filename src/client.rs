@@ -325,7 +325,7 @@ impl Client {
     /// Takes the first frame off what was received, or all those of the BATCH that it is. Returns false if it is not complete.
     fn unpack(&mut self) -> Result<bool, ClientError> {
         let decoded = if self.zstd {
-            self.unpacker.decode(&self.received, BODY_BYTES_CEILING).map(|(decoded, _)| decoded)
+            self.unpacker.decode(&self.received, BODY_BYTES_CEILING)
         } else {
             decode(&self.received, BODY_BYTES_CEILING)
         };

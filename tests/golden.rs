@@ -274,7 +274,7 @@ fn stored(mut v: Values) -> body::Push {
 
 /// Decodes as after a LOGIN that agreed upon compression, or did not, and looks into a BATCH.
 fn decode_whole<'a>(bytes: &'a [u8], zstd: bool, unpacker: &'a mut Unpacker) -> Result<Decoded<'a>, Malformed> {
-    let decoded = if zstd { unpacker.decode(bytes, MAX_BODY_BYTES)?.0 } else { decode(bytes, MAX_BODY_BYTES)? };
+    let decoded = if zstd { unpacker.decode(bytes, MAX_BODY_BYTES)? } else { decode(bytes, MAX_BODY_BYTES)? };
     if let Decoded::Frame { frame: Frame::Batch(batch), .. } = &decoded {
         batch.frames().try_for_each(|frame| frame.map(|_| ()))?;
     }

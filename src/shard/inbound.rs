@@ -16,12 +16,13 @@ pub(super) enum Flow {
     Stop,
 }
 
-/// How bytes become frames: the number beside a frame is what it takes up decompressed.
+/// How bytes become frames.
 trait Decode {
     /// Whether bodies may be compressed.
     const UNPACKS: bool;
 
-    fn decode<'a>(&'a mut self, bytes: &'a [u8], max_body_bytes: u32) -> Result<(Decoded<'a>, usize), Malformed>;
+    /// `full_bytes` becomes what a compressed frame takes up decompressed.
+    fn decode<'a>(&'a mut self, bytes: &'a [u8], limit: u32, full_bytes: &mut usize) -> Result<Decoded<'a>, Malformed>;
 }
 
 /// For who did not agree upon compression.
@@ -31,22 +32,16 @@ impl Decode for Plain {
     const UNPACKS: bool = false;
 
     #[inline(always)]
-    fn decode<'a>(&'a mut self, bytes: &'a [u8], max_body_bytes: u32) -> Result<(Decoded<'a>, usize), Malformed> {
-        decode(bytes, max_body_bytes).map(|decoded| match &decoded {
-            Decoded::Frame { frame_bytes, .. } => {
-                let frame_bytes = *frame_bytes;
-                (decoded, frame_bytes)
-            }
-            Decoded::NeedMore { .. } => (decoded, 0),
-        })
+    fn decode<'a>(&'a mut self, bytes: &'a [u8], limit: u32, _: &mut usize) -> Result<Decoded<'a>, Malformed> {
+        decode(bytes, limit)
     }
 }
 
 impl Decode for &mut Unpacker {
     const UNPACKS: bool = true;
 
-    fn decode<'a>(&'a mut self, bytes: &'a [u8], max_body_bytes: u32) -> Result<(Decoded<'a>, usize), Malformed> {
-        Unpacker::decode(self, bytes, max_body_bytes)
+    fn decode<'a>(&'a mut self, bytes: &'a [u8], limit: u32, full_bytes: &mut usize) -> Result<Decoded<'a>, Malformed> {
+        self.decode_weighed(bytes, limit, full_bytes)
     }
 }
 
@@ -213,13 +208,14 @@ impl Shard {
             if connection.form.zstd != D::UNPACKS {
                 break;
             }
-            match decoder.decode(&bytes[used..], limit) {
-                Ok((Decoded::NeedMore { .. }, _)) => break,
-                Ok((Decoded::Frame { frame, frame_bytes }, full_bytes)) => {
+            let mut full_bytes = 0;
+            match decoder.decode(&bytes[used..], limit, &mut full_bytes) {
+                Ok(Decoded::NeedMore { .. }) => break,
+                Ok(Decoded::Frame { frame, frame_bytes }) => {
                     used += frame_bytes;
                     let flow = match frame {
                         Frame::Batch(batch) if connection.phase == Phase::Active => self.handle_batch(conn, batch),
-                        frame => self.handle_frame(conn, frame, full_bytes, &bytes[used..]),
+                        frame => self.handle_frame(conn, frame, frame_bytes.max(full_bytes), &bytes[used..]),
                     };
                     if flow == Flow::Stop {
                         return bytes.len();

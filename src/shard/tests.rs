@@ -268,7 +268,7 @@ impl Bench {
         let seen = self.seen.entry(conn).or_default();
         let bytes = self.partial.entry(conn).or_default();
         bytes.extend_from_slice(chunk.as_slice());
-        while let Ok((Decoded::Frame { frame, frame_bytes }, _)) = self.unpacker.decode(bytes, u32::MAX) {
+        while let Ok(Decoded::Frame { frame, frame_bytes }) = self.unpacker.decode(bytes, u32::MAX) {
             seen.push(as_seen(&frame));
             if let Frame::Batch(batch) = frame {
                 seen.extend(batch.frames().map(|frame| as_seen(&frame.expect("a gateway sends whole frames").0)));

@@ -7,7 +7,7 @@
 
 use zstd_safe::{CCtx, CParameter, DCtx};
 
-use super::{Decoded, FLAG_COMPRESSED, Found, HEADER_BYTES, Malformed, decode_body, find, seal};
+use super::{Decoded, FLAG_COMPRESSED, Found, FrameType, HEADER_BYTES, Malformed, decode_body, find, seal};
 use crate::limits::{COMPRESS_LEVEL, COMPRESS_SAVING_SHARE, UNPACKED_BYTES_KEPT, WINDOW_BYTES_MAX};
 
 /// How a zstd frame begins. A skippable frame has another magic number, and is no body.
@@ -63,25 +63,38 @@ impl std::fmt::Debug for Unpacker {
 }
 
 impl Unpacker {
-    /// As [`super::decode`], but a body may be compressed; `max_body_bytes` holds for it before and after. The second number is
-    /// what the frame takes up decompressed, header included.
+    /// As [`super::decode`], but a body may be compressed; `max_body_bytes` holds for it before and after.
     ///
     /// # Errors
     /// [`Malformed`], on which the connection is answered with its code and closed.
-    pub fn decode<'a>(&'a mut self, bytes: &'a [u8], max_body_bytes: u32) -> Result<(Decoded<'a>, usize), Malformed> {
+    pub fn decode<'a>(&'a mut self, bytes: &'a [u8], max_body_bytes: u32) -> Result<Decoded<'a>, Malformed> {
+        self.decode_weighed(bytes, max_body_bytes, &mut 0)
+    }
+
+    /// As `decode`; `full_bytes` becomes what a compressed frame takes up decompressed, header included, and stays for others.
+    ///
+    /// # Errors
+    /// As `decode`.
+    pub fn decode_weighed<'a>(
+        &'a mut self,
+        bytes: &'a [u8],
+        max_body_bytes: u32,
+        full_bytes: &mut usize,
+    ) -> Result<Decoded<'a>, Malformed> {
         let (kind, flags, body, frame_bytes) = match find(bytes, max_body_bytes, FLAG_COMPRESSED)? {
-            Found::NeedMore { total_bytes } => return Ok((Decoded::NeedMore { total_bytes }, 0)),
+            Found::NeedMore { total_bytes } => return Ok(Decoded::NeedMore { total_bytes }),
             Found::Frame { kind, flags, body, frame_bytes } => (kind, flags, body, frame_bytes),
         };
         // What is skipped is not looked into.
-        if flags & FLAG_COMPRESSED == 0 || super::FrameType::from_byte(kind).is_none() {
-            let frame = decode_body(kind, flags, body)?;
-            return Ok((Decoded::Frame { frame, frame_bytes }, frame_bytes));
-        }
-        let body = self.unpack(body, max_body_bytes)?;
-        let full_bytes = HEADER_BYTES + body.len();
+        let body = if flags & FLAG_COMPRESSED == 0 || FrameType::from_byte(kind).is_none() {
+            body
+        } else {
+            let body = self.unpack(body, max_body_bytes)?;
+            *full_bytes = HEADER_BYTES + body.len();
+            body
+        };
         let frame = decode_body(kind, flags, body)?;
-        Ok((Decoded::Frame { frame, frame_bytes }, full_bytes))
+        Ok(Decoded::Frame { frame, frame_bytes })
     }
 
     fn unpack(&mut self, packed: &[u8], max_body_bytes: u32) -> Result<&[u8], Malformed> {

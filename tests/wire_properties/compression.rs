@@ -32,15 +32,16 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
 
 /// Whatever came of it: what decodes is within the limit, and an error says something.
 fn bounded(unpacker: &mut Unpacker, bytes: &[u8]) {
-    match unpacker.decode(bytes, LIMIT) {
-        Ok((Decoded::Frame { frame, frame_bytes }, full_bytes)) => {
+    let mut full_bytes = 0;
+    match unpacker.decode_weighed(bytes, LIMIT, &mut full_bytes) {
+        Ok(Decoded::Frame { frame, frame_bytes }) => {
             assert!(frame_bytes <= bytes.len() && full_bytes <= HEADER_BYTES + LIMIT as usize);
             if let Frame::Batch(batch) = frame {
                 assert!(batch.bytes().len() <= LIMIT as usize);
                 for _ in batch.frames() {}
             }
         }
-        Ok((Decoded::NeedMore { total_bytes }, _)) => assert!(total_bytes > bytes.len()),
+        Ok(Decoded::NeedMore { total_bytes }) => assert!(total_bytes > bytes.len()),
         Err(malformed) => assert!(!malformed.to_string().is_empty()),
     }
 }
@@ -59,7 +60,9 @@ proptest! {
             let Ok(Decoded::Frame { frame: expected, frame_bytes }) = decode(&frame, LIMIT) else { panic!("it fits") };
             let mut unpacker = Unpacker::default();
             let whole = Decoded::Frame { frame: expected, frame_bytes: packed.len() };
-            prop_assert_eq!(unpacker.decode(&packed, LIMIT), Ok((whole, frame_bytes)));
+            let mut full_bytes = 0;
+            prop_assert_eq!(unpacker.decode_weighed(&packed, LIMIT, &mut full_bytes), Ok(whole));
+            prop_assert_eq!(full_bytes, frame_bytes);
             // To who did not agree it is nothing but a refusal.
             let refused = matches!(decode(&packed, LIMIT), Err(Malformed::Compression { .. }));
             prop_assert!(refused);
@@ -76,7 +79,7 @@ proptest! {
         if let Some(packed) = packed(&push(&payload)) {
             let cut = at.index(packed.len());
             let mut unpacker = Unpacker::default();
-            let needs_more = matches!(unpacker.decode(&packed[..cut], LIMIT), Ok((Decoded::NeedMore { .. }, _)));
+            let needs_more = matches!(unpacker.decode(&packed[..cut], LIMIT), Ok(Decoded::NeedMore { .. }));
             prop_assert!(needs_more);
             if cut >= HEADER_BYTES {
                 let mut short = packed[..cut].to_vec();
@@ -138,7 +141,7 @@ proptest! {
                 bounded(&mut unpacker, &broken);
             }
             let came = unpacker.decode(&packed, LIMIT);
-            let is_whole = matches!(came, Ok((Decoded::Frame { frame: Frame::Push(push), .. }, _)) if push.payload == payload);
+            let is_whole = matches!(came, Ok(Decoded::Frame { frame: Frame::Push(push), .. }) if push.payload == payload);
             prop_assert!(is_whole);
         }
     }

@@ -80,7 +80,7 @@ fn frames_of(outbound: &mut Outbound, form: Form, packer: &mut Packer, pool: &mu
     };
     let mut rest = &stream[..];
     while !rest.is_empty() {
-        let (decoded, _) = unpacker.decode(rest, 1 << 20).expect("whole frames leave");
+        let decoded = unpacker.decode(rest, 1 << 20).expect("whole frames leave");
         let Decoded::Frame { frame, frame_bytes } = decoded else { panic!("a cut frame") };
         match frame {
             Frame::Batch(batch) => batch.frames().for_each(|frame| again(&frame.expect("whole frames leave").0)),

@@ -1,7 +1,7 @@
 //! Bombs, lies and everything else that is not one small zstd frame.
 #![forbid(unsafe_code)]
 
-use super::super::{Frame, FrameType, PushRef, checksum, decode, encode, is_compressed};
+use super::super::{Frame, PushRef, checksum, decode, encode, is_compressed};
 use super::*;
 
 const LIMIT: u32 = 65_536;
@@ -66,7 +66,8 @@ fn what_was_packed_is_unpacked() {
         let frame = push(&payload);
         assert!(packer.pack(&frame, &mut out));
         assert!(out.len() < frame.len() / 2 && is_compressed(&out) && !is_compressed(&frame));
-        let (decoded, full_bytes) = unpacker.decode(&out, LIMIT).expect("it is whole");
+        let mut full_bytes = 0;
+        let decoded = unpacker.decode_weighed(&out, LIMIT, &mut full_bytes).expect("it is whole");
         assert_eq!(full_bytes, frame.len());
         let Decoded::Frame { frame: Frame::Push(push), frame_bytes } = decoded else { panic!("{decoded:?}") };
         assert_eq!((push.payload, frame_bytes), (&payload[..], out.len()));
@@ -109,12 +110,14 @@ fn who_did_not_agree_takes_no_compressed_body() {
 fn plain_frames_and_unknown_types_pass_as_they_are() {
     let mut unpacker = Unpacker::default();
     let frame = push(b"hello");
-    assert_eq!(unpacker.decode(&frame, LIMIT), decode(&frame, LIMIT).map(|decoded| (decoded, frame.len())));
+    let mut full_bytes = 7;
+    assert_eq!(unpacker.decode_weighed(&frame, LIMIT, &mut full_bytes), decode(&frame, LIMIT));
+    assert_eq!(full_bytes, 7);
     let mut unknown = flagged(FrameType::Ping, b"not zstd");
     unknown[3] = 0xf0;
     seal(&mut unknown);
     let skipped = Decoded::Frame { frame: Frame::Unknown { kind: 0xf0 }, frame_bytes: unknown.len() };
-    assert_eq!(unpacker.decode(&unknown, LIMIT), Ok((skipped, unknown.len())));
+    assert_eq!(unpacker.decode(&unknown, LIMIT), Ok(skipped));
     assert!(unpacker.context.is_none());
 }
 
@@ -226,7 +229,7 @@ fn the_frame_around_a_packed_body_is_checked_as_ever() {
     assert_eq!(out[4..6], [0x81, 0]);
     assert_eq!(u32::from_be_bytes([out[12], out[13], out[14], out[15]]), checksum(&out));
     let mut unpacker = Unpacker::default();
-    assert_eq!(unpacker.decode(&out[..out.len() - 1], LIMIT), Ok((Decoded::NeedMore { total_bytes: out.len() }, 0)));
+    assert_eq!(unpacker.decode(&out[..out.len() - 1], LIMIT), Ok(Decoded::NeedMore { total_bytes: out.len() }));
     let limit = (out.len() - HEADER_BYTES - 1) as u32;
     assert!(matches!(unpacker.decode(&out, limit), Err(Malformed::TooLong { .. })));
     *out.last_mut().expect("it is not empty") ^= 1;

@@ -23,8 +23,9 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn check(bytes: &[u8]) {
-    match Unpacker::default().decode(bytes, LIMIT) {
-        Ok((Decoded::Frame { frame, frame_bytes }, full_bytes)) => {
+    let mut full_bytes = 0;
+    match Unpacker::default().decode_weighed(bytes, LIMIT, &mut full_bytes) {
+        Ok(Decoded::Frame { frame, frame_bytes }) => {
             assert!(frame_bytes <= bytes.len() && full_bytes <= HEADER_BYTES + LIMIT as usize);
             // A BATCH holds what decodes, up to the first frame that does not.
             if let Frame::Batch(batch) = &frame {
@@ -40,11 +41,11 @@ fn check(bytes: &[u8]) {
             encode(&frame, &mut plain);
             if Packer::default().pack(&plain, &mut packed) {
                 let mut unpacker = Unpacker::default();
-                let again = unpacker.decode(&packed, LIMIT).map(|(decoded, _)| decoded);
+                let again = unpacker.decode(&packed, u32::MAX);
                 assert_eq!(again, Ok(Decoded::Frame { frame, frame_bytes: packed.len() }));
             }
         }
-        Ok((Decoded::NeedMore { total_bytes }, _)) => assert!(total_bytes > bytes.len()),
+        Ok(Decoded::NeedMore { total_bytes }) => assert!(total_bytes > bytes.len()),
         Err(malformed) => assert!(!malformed.to_string().is_empty()),
     }
     match decode(bytes, LIMIT) {
