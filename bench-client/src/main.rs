@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod crew;
 mod demo;
 mod durable;
 mod fleet;

@@ -2,23 +2,18 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    io,
     net::TcpStream,
-    sync::{Arc, Barrier},
-    thread::{self, JoinHandle},
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
-use weir::{
-    ids::ShardId,
-    io::Tick,
-    mesh::{Port, mesh},
-    reactor::{self, Clock, Envelope, Kind, Peers, Setup},
-};
+use weir::{io::Tick, reactor::Kind};
 
 use crate::{
-    fleet::{Fleet, Ledger, Message, Outcome, Tally},
+    crew::Crew,
+    fleet::{Ledger, Message, Outcome, PROGRESS_QUIET_US},
     measure::{self, CpuReading},
     plan::Plan,
     progress::{Progress, Stage},
@@ -27,8 +22,6 @@ use crate::{
     stall::{Owed, SEND_STALL, StallClock},
 };
 
-/// Messages in each ring of the mesh.
-const RING_MESSAGES: usize = 64;
 /// How often the main thread looks at the workers.
 const POLL: Duration = Duration::from_millis(5);
 /// The ramp is given up when nobody became ready for this long.
@@ -37,11 +30,6 @@ const RAMP_STALL: Duration = Duration::from_secs(15);
 const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
 /// After this the workers themselves are given up.
 const EXIT_DEADLINE: Duration = Duration::from_secs(20);
-/// Receive buffers that the connections of a worker share, and the size of each.
-const RECEIVE_BUFFERS: u16 = 512;
-const RECEIVE_BUFFER_BYTES: u32 = 4096;
-/// Slots beyond a worker's share, for connections that are tried again while their predecessor is being closed.
-const SLOTS_SPARE: u32 = 64;
 
 /// How a run is measured.
 #[derive(Clone, Debug)]
@@ -126,91 +114,6 @@ fn reach(plan: &Plan) -> anyhow::Result<()> {
             plan.target
         )
     })
-}
-
-/// The worker threads, and the main thread's end of the mesh.
-struct Crew {
-    threads: Vec<JoinHandle<io::Result<()>>>,
-    port: Port<Envelope<Message>>,
-    clock: Clock,
-    /// When the workers were told to begin.
-    started: Tick,
-    tallies: Vec<Tally>,
-    outcomes: Vec<Option<Box<Outcome>>>,
-}
-
-impl Crew {
-    fn start<S: Scenario + 'static>(plan: &Arc<Plan>, kind: Kind, scenario: impl Fn(u32) -> S) -> anyhow::Result<Crew> {
-        let workers = plan.workers;
-        let mut ports = mesh(workers as u16 + 1, RING_MESSAGES).context("the mesh between the workers cannot be built")?;
-        let port = ports.pop().expect("one more than workers");
-        let clock = Clock::start();
-        let peers = Peers::new(workers as u16 + 1);
-        let barrier = Arc::new(Barrier::new(workers as usize));
-        // From the last core on: a gateway with few shards sits on the first ones.
-        let cores = core_affinity::get_core_ids().unwrap_or_default();
-        let mut threads = Vec::new();
-        for (worker, port) in (0..workers).zip(ports) {
-            let setup = Setup {
-                kind,
-                slots: plan.share(worker, plan.connections) + SLOTS_SPARE,
-                listener: None,
-                peers: peers.clone(),
-                receive_buffers: RECEIVE_BUFFERS,
-                receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
-                stats: Arc::default(),
-            };
-            let mut fleet = Fleet::new(Arc::clone(plan), worker, scenario(worker));
-            let core = cores.iter().rev().cycle().nth(worker as usize).copied();
-            let barrier = Arc::clone(&barrier);
-            let body = move || {
-                if let Some(core) = core {
-                    core_affinity::set_for_current(core);
-                }
-                let ready = || {
-                    barrier.wait();
-                    Ok(())
-                };
-                reactor::run(&mut fleet, port, setup, clock, ready)
-            };
-            threads.push(thread::Builder::new().name(format!("worker-{worker}")).spawn(body)?);
-        }
-        let tallies = vec![Tally::default(); workers as usize];
-        Ok(Crew { threads, port, clock, started: clock.now(), tallies, outcomes: (0..workers).map(|_| None).collect() })
-    }
-
-    /// Takes what the workers told, and gives the sum of their counts.
-    fn poll(&mut self) -> anyhow::Result<Tally> {
-        let (tallies, outcomes) = (&mut self.tallies, &mut self.outcomes);
-        self.port.receive(RING_MESSAGES, |from, envelope| match envelope {
-            Envelope::Message(Message::Progress(tally)) => tallies[from.index()] = *tally,
-            Envelope::Message(Message::Done(outcome)) => outcomes[from.index()] = Some(outcome),
-            other => unreachable!("workers tell the main thread progress and results, not {other:?}"),
-        });
-        if let Some(at) = self.threads.iter().position(|thread| thread.is_finished()) {
-            let cause = match self.threads.swap_remove(at).join() {
-                Ok(Ok(())) => "it returned early".to_owned(),
-                Ok(Err(cause)) => cause.to_string(),
-                Err(_) => "it panicked".to_owned(),
-            };
-            bail!("a worker stopped: {cause}");
-        }
-        let mut sum = Tally::zero();
-        self.tallies.iter().for_each(|tally| sum.add(tally));
-        Ok(sum)
-    }
-
-    fn tell(&mut self, message: impl Fn() -> Message) {
-        for worker in 0..self.tallies.len() {
-            // The main thread says four things in a run, and the ring holds many more.
-            self.port.post(ShardId(worker as u16), Envelope::Message(message())).expect("the ring has room");
-        }
-        self.port.publish();
-    }
-
-    fn after(&self, time: Duration) -> Tick {
-        Tick(self.clock.now().0 + time.as_micros() as u64)
-    }
 }
 
 /// What the gateway's process had used when the run began.
@@ -360,16 +263,19 @@ impl Lead<'_> {
     /// Waits until everything that was sent has arrived, or that takes too long.
     fn drain(&mut self) -> anyhow::Result<()> {
         let begun = Instant::now();
-        let (mut moved, mut last) = (None, begun);
+        let (mut moved, mut last, mut reports) = (None, begun, 0);
+        // Silence counts only while the workers are there to hear it: on a busy machine they may get no turn for seconds.
+        let reports_min = self.config.drain.as_micros() as u64 / PROGRESS_QUIET_US * u64::from(self.plan.workers) / 4;
         loop {
             thread::sleep(POLL);
             let tally = self.crew.poll()?;
             self.progress.show(Stage::Drain { elapsed: begun.elapsed() }, &tally);
             if moved != Some(tally) {
-                (moved, last) = (Some(tally), Instant::now());
+                (moved, last, reports) = (Some(tally), Instant::now(), self.crew.reports);
             }
             let is_settled = tally.is_quiet && self.config.owed.outstanding(&tally) == 0;
-            if is_settled || last.elapsed() > self.config.drain {
+            let is_silent = last.elapsed() > self.config.drain && self.crew.reports - reports >= reports_min;
+            if is_settled || is_silent {
                 return Ok(());
             }
             if begun.elapsed() > self.config.drain * 10 {

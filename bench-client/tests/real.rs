@@ -58,10 +58,23 @@ struct Gateway {
 
 impl Gateway {
     fn start(args: &[&str]) -> Gateway {
-        Gateway::start_on("127.0.0.1:0", args)
+        Gateway::start_on("127.0.0.1:0", args).expect("the announcement")
     }
 
-    fn start_on(listen: &str, args: &[&str]) -> Gateway {
+    /// Starts in the place of one that was killed. The kernel closes the sockets of an io_uring only some time after its process is gone.
+    fn start_again_on(listen: &str, args: &[&str]) -> Gateway {
+        let deadline = Instant::now() + Duration::from_secs(4);
+        loop {
+            match Gateway::start_on(listen, args) {
+                Some(gateway) => return gateway,
+                None => assert!(Instant::now() < deadline, "{listen} is free again"),
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// `None` if it ends instead of listening.
+    fn start_on(listen: &str, args: &[&str]) -> Option<Gateway> {
         let mut child = Command::new(weir())
             .args(["serve", "--listen", listen])
             .args(args)
@@ -73,8 +86,9 @@ impl Gateway {
             .expect("the gateway starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
-        let target = line.trim().strip_prefix("weir: listening on ").expect("the announcement").to_owned();
-        Gateway { child, target }
+        let mut gateway = Gateway { child, target: String::new() };
+        gateway.target = line.trim().strip_prefix("weir: listening on ")?.to_owned();
+        Some(gateway)
     }
 
     fn run(&self, args: &[&str]) -> Output {
@@ -290,7 +304,7 @@ fn a_gateway_that_is_killed_and_started_again_has_lost_nothing_that_it_accepted(
             thread::sleep(Duration::from_millis(1_500));
             gateway.child.kill().expect("a child");
             gateway.child.wait().expect("a child");
-            let again = Gateway::start_on(&target, &data);
+            let again = Gateway::start_again_on(&target, &data);
             let output = run.join().expect("a run");
             drop(again);
             output

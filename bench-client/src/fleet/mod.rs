@@ -38,7 +38,7 @@ use crate::{durable::Durable, plan::Plan, scenario::Scenario};
 /// How often the main thread is told how things stand.
 const PROGRESS_US: u64 = 100_000;
 /// The same while it waits for the last messages.
-const PROGRESS_QUIET_US: u64 = 10_000;
+pub(crate) const PROGRESS_QUIET_US: u64 = 10_000;
 
 /// What all workers of a run do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
