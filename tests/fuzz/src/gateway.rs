@@ -12,7 +12,7 @@ use weir::{
     stats::ShardStats,
 };
 
-use crate::said::CLASSES;
+use crate::{said::CLASSES, store::Store};
 
 /// Limits that are worth meeting.
 #[derive(Arbitrary, Debug)]
@@ -62,6 +62,8 @@ struct Core {
 pub struct Gateway {
     now: Tick,
     cores: Vec<Core>,
+    store: Store,
+    /// By sender (shards, store, control), then receiver (shards, store).
     rings: Vec<Vec<VecDeque<Envelope>>>,
     ring_capacity: usize,
     conns: Vec<Conn>,
@@ -81,7 +83,8 @@ impl Gateway {
         Gateway {
             now: Tick(1_000),
             cores: cores.collect(),
-            rings: (0..=shards).map(|_| (0..shards).map(|_| VecDeque::new()).collect()).collect(),
+            store: Store::new(),
+            rings: (0..shards + 2).map(|_| (0..=shards).map(|_| VecDeque::new()).collect()).collect(),
             ring_capacity,
             conns: Vec::new(),
             drained: false,
@@ -202,10 +205,35 @@ impl Gateway {
     }
 
     pub fn drain(&mut self, within_ms: u32) {
-        let control = self.cores.len();
+        let store = self.cores.len();
         self.drained = true;
-        for ring in &mut self.rings[control] {
+        for ring in &mut self.rings[store + 1][..store] {
             ring.push_back(Envelope::Message(Message::Control(Control::Drain { within_ms })));
+        }
+    }
+
+    /// The store takes at most so many batches of each shard, and gives back what finds room.
+    pub fn serve(&mut self, most: u8, fails: bool) {
+        let me = self.cores.len();
+        let mut batches = Vec::new();
+        for shard in 0..me {
+            for _ in 0..most {
+                match self.rings[shard][me].pop_front() {
+                    Some(Envelope::Message(Message::Store(batch))) => batches.push((shard, batch)),
+                    Some(_) => panic!("the store got something that is not for it"),
+                    None => break,
+                }
+            }
+        }
+        self.store.serve(1_767_225_600_000 + self.now.as_ms(), batches, fails);
+        let mut full = vec![false; me];
+        for (to, batch) in std::mem::take(&mut self.store.answered) {
+            full[to] |= self.rings[me][to].len() >= self.ring_capacity;
+            if full[to] {
+                self.store.answered.push_back((to, batch));
+            } else {
+                self.rings[me][to].push_back(Envelope::Message(Message::Store(batch)));
+            }
         }
     }
 
@@ -309,6 +337,7 @@ impl Gateway {
             for who in (0..self.conns.len()).rev() {
                 self.closed(who as u8);
             }
+            self.serve(4, false);
             for shard in 0..self.cores.len() {
                 self.turn(shard, if round < 100 { 1_000 } else { 60_000_000 });
             }

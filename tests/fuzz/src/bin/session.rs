@@ -12,13 +12,13 @@ use libfuzzer_sys::fuzz_target;
 use said::{CLASSES, Said};
 use weir::{
     io::Tick,
-    limits::BYTES_PER_SECOND_MAX,
+    limits::{BYTES_PER_SECOND_MAX, PAGE_MESSAGES_MAX},
     session::{
-        Action, DeviceClass, HeartbeatRules, Policy, Rate, Refusal, Rules, Session, Target, check_first_frame, check_login,
-        check_name, check_optional_name,
+        Action, DeviceClass, HeartbeatRules, Policy, Rate, Refusal, Rules, Session, Target, check_channel, check_first_frame,
+        check_login, check_name, check_optional_name,
         token::{Verifier, VerifierOptions},
     },
-    wire::{ErrorCode, Frame, FrameType, encode},
+    wire::{ErrorCode, Frame, FrameType, body::DeliveryClass, encode},
 };
 
 #[derive(Arbitrary, Debug)]
@@ -109,12 +109,36 @@ fn fits(action: &Action<'_>, kind: u8, rules: &Rules) {
             assert!(pong.heartbeat_interval_ms >= rules.heartbeat.interval_min_ms);
             FrameType::Ping
         }
-        Action::Send { target, .. } => {
+        Action::Send { target, send } | Action::Append { target, send } => {
             let (Target::User(name) | Target::Group(name)) = target;
             assert!(check_name(name).is_ok(), "{name:?}");
+            let durable = send.known_class() == Some(DeliveryClass::Durable);
+            assert_eq!(durable, matches!(action, Action::Append { .. }));
             FrameType::Send
         }
-        Action::Join { group } => {
+        Action::Received(received) => {
+            assert!(check_channel(&received.channel, FrameType::Received).is_ok());
+            FrameType::Received
+        }
+        Action::Read(read) => {
+            assert!(check_channel(&read.channel, FrameType::Read).is_ok());
+            FrameType::Read
+        }
+        Action::Sync(sync) => {
+            assert!(check_channel(&sync.channel, FrameType::Sync).is_ok());
+            assert!(sync.from > 0 && (1..=PAGE_MESSAGES_MAX).contains(&sync.limit));
+            FrameType::Sync
+        }
+        Action::State { .. } => FrameType::State,
+        Action::Watch(watch) => {
+            assert!(watch.clients.iter().all(|client| check_name(client).is_ok()));
+            FrameType::Watch
+        }
+        Action::Unwatch(unwatch) => {
+            assert!(unwatch.clients.iter().all(|client| check_name(client).is_ok()));
+            FrameType::Unwatch
+        }
+        Action::Join { group, .. } => {
             assert!(check_name(group).is_ok());
             FrameType::Join
         }
@@ -132,7 +156,10 @@ fn consistent(refusal: &Refusal, kind: u8, id: u64, rules: &Rules) {
     let limited = rules.frames.per_second > 0 || rules.bytes.per_second > 0;
     assert!(limited || refusal.code != ErrorCode::RateExceeded);
     if refusal.closing {
-        assert!(matches!(refusal.code, ErrorCode::UnexpectedFrame | ErrorCode::RateExceeded), "{refusal:?}");
+        assert!(
+            matches!(refusal.code, ErrorCode::UnexpectedFrame | ErrorCode::RateExceeded | ErrorCode::BadBatch),
+            "{refusal:?}"
+        );
     } else {
         assert_eq!((refusal.in_reply_to, refusal.client_msg_id), (kind, id), "{refusal:?}");
         assert!(refusal.code != ErrorCode::RateExceeded || refusal.retry_after_ms > 0);

@@ -7,12 +7,13 @@
 mod gateway;
 #[path = "../said.rs"]
 mod said;
+#[path = "../store.rs"]
+mod store;
 
 use arbitrary::Arbitrary;
 use gateway::{Gateway, Limited};
 use libfuzzer_sys::fuzz_target;
 use said::Said;
-use weir::wire::encode;
 
 #[derive(Arbitrary, Debug)]
 struct Case {
@@ -62,6 +63,11 @@ enum Step {
     Drain {
         within_ms: u16,
     },
+    /// The store works, or fails.
+    Serve {
+        most: u8,
+        fails: bool,
+    },
 }
 
 fuzz_target!(|case: Case| {
@@ -71,7 +77,7 @@ fuzz_target!(|case: Case| {
             Step::Accept { shard, address } => gateway.accept(usize::from(*shard), *address),
             Step::Say { who, said, missing } => {
                 let mut bytes = Vec::new();
-                said.with_frame(|frame| encode(&frame, &mut bytes));
+                said.encode(&mut bytes);
                 bytes.truncate(bytes.len() - usize::from(*missing).min(bytes.len()) / 16);
                 gateway.receive(*who, &bytes);
             }
@@ -83,6 +89,7 @@ fuzz_target!(|case: Case| {
             Step::Moved { who, refused, failed } => gateway.moved(*who, *refused, *failed),
             Step::Turn { shard, elapsed_us } => gateway.turn(usize::from(*shard), u64::from(*elapsed_us)),
             Step::Drain { within_ms } => gateway.drain(u32::from(*within_ms)),
+            Step::Serve { most, fails } => gateway.serve(most % 8, *fails),
         }
     }
     gateway.end();
