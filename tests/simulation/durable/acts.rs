@@ -151,6 +151,7 @@ impl Device {
         sent.tries += 1;
         *conn.unanswered.entry(number).or_default() += 1;
         let (channel, payload) = (sent.target.channel(), payload_of(self.id, number, sent.length));
+        conn.sent.entry(channel.clone()).or_default().push_back(number);
         conn.put(&Frame::Send(SendRef {
             channel: &channel,
             client_msg_id: number,

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use weir::wire::{ErrorCode, Frame, FrameType, encode};
+use weir::wire::{ErrorCode, Frame, FrameType, Packer, Unpacker, encode, wrap_batch};
 
 use super::shelf::Spot;
+use crate::rng::Rng;
 
 /// What a JOIN or LEAVE that was sent waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +39,16 @@ pub struct Conn {
     /// Index among the links.
     pub link: usize,
     pub opened_at: u64,
+    /// Frames that were said since the last write.
+    pub said: Vec<u8>,
     pub tx: VecDeque<u8>,
     pub rx: Vec<u8>,
     pub online: bool,
+    /// LOGIN asked for these, and gets them.
+    pub batches: bool,
+    pub zstd: bool,
+    pub packer: Packer,
+    pub unpacker: Unpacker,
     /// What LOGIN asked for; 0: it takes no part.
     pub window: u32,
     pub interval_us: u64,
@@ -50,6 +58,8 @@ pub struct Conn {
     pub due: BTreeMap<String, VecDeque<Due>>,
     /// Members according to JOIN_OK and LEAVE_OK.
     pub members: BTreeMap<String, bool>,
+    /// Durable messages of each channel that were sent and not accepted yet, in order.
+    pub sent: BTreeMap<String, VecDeque<u64>>,
     /// SENDs of durable messages that wait for an answer, by their numbers.
     pub unanswered: BTreeMap<u64, u32>,
     pub syncs: Vec<Asked>,
@@ -68,9 +78,25 @@ pub struct Conn {
 
 impl Conn {
     pub fn put(&mut self, frame: &Frame<'_>) {
-        let mut bytes = Vec::new();
-        encode(frame, &mut bytes);
-        self.tx.extend(bytes);
+        encode(frame, &mut self.said);
+    }
+
+    /// Hands what was said to the stream, perhaps as one BATCH, perhaps compressed.
+    pub fn flush(&mut self, rng: &mut Rng, max_body_bytes: u32) {
+        let mut said = std::mem::take(&mut self.said);
+        if self.online && self.batches && !said.is_empty() && said.len() <= max_body_bytes as usize && rng.chance(40) {
+            wrap_batch(&mut said);
+            let mut packed = Vec::new();
+            if self.zstd && rng.chance(50) && self.packer.pack(&said, &mut packed) {
+                said = packed;
+            }
+        }
+        self.tx.extend(said);
+    }
+
+    /// Whether nothing waits to be written.
+    pub fn is_silent(&self) -> bool {
+        self.tx.is_empty() && self.said.is_empty()
     }
 
     /// Pushed and not acknowledged, in all channels.

@@ -136,6 +136,8 @@ impl Device {
             window: self.window,
             interval_us: u64::from(world.plan.base.heartbeat.interval_ms) * 1_000,
             last_write_at: world.now,
+            batches: world.rng.chance(50),
+            zstd: world.rng.chance(50),
             ..Conn::default()
         };
         let login = body::Login {
@@ -145,6 +147,8 @@ impl Device {
             agent: "simulation".to_owned(),
             window: self.window,
             cursor,
+            batches: conn.batches,
+            compression: i32::from(conn.zstd),
             ..body::Login::default()
         };
         conn.put(&Frame::Login(login));
@@ -208,9 +212,22 @@ impl Device {
     fn decode(&mut self, world: &mut World<'_>) {
         let Some(conn) = &mut self.conn else { return };
         let rx = std::mem::take(&mut conn.rx);
+        let mut unpacker = std::mem::take(&mut conn.unpacker);
+        let (batches, zstd) = (conn.batches, conn.zstd);
+        let limit = world.plan.base.max_body_bytes + 256;
         let mut used = 0;
         loop {
-            match decode(&rx[used..], world.plan.base.max_body_bytes + 256) {
+            let bytes = &rx[used..];
+            let decoded = if zstd { unpacker.decode(bytes, limit) } else { decode(bytes, limit) };
+            match decoded {
+                Ok(Decoded::Frame { frame: Frame::Batch(batch), frame_bytes }) => {
+                    assert!(batches, "device {} got a BATCH, and did not ask for any", self.id);
+                    used += frame_bytes;
+                    for frame in batch.frames() {
+                        let (frame, _) = frame.unwrap_or_else(|bad| panic!("device {} got a bad BATCH: {bad}", self.id));
+                        self.hears(world, frame);
+                    }
+                }
                 Ok(Decoded::Frame { frame, frame_bytes }) => {
                     used += frame_bytes;
                     self.hears(world, frame);
@@ -221,6 +238,7 @@ impl Device {
         }
         if let Some(conn) = &mut self.conn {
             conn.rx = rx[used..].to_vec();
+            conn.unpacker = unpacker;
         }
     }
 
@@ -252,9 +270,10 @@ impl Device {
     fn write(&mut self, world: &mut World<'_>) {
         let Some(conn) = &mut self.conn else { return };
         let link = &mut world.links[conn.link];
-        if conn.online && conn.tx.is_empty() && world.now >= conn.last_write_at + conn.interval_us * 7 / 10 {
+        if conn.online && conn.is_silent() && world.now >= conn.last_write_at + conn.interval_us * 7 / 10 {
             conn.put(&Frame::Ping(body::Ping { sent_us: world.now, rtt_us: 0 }));
         }
+        conn.flush(world.rng, world.plan.base.max_body_bytes);
         if conn.tx.is_empty() || link.up_ended || link.reset || link.up.len() > 256 * 1024 {
             return;
         }

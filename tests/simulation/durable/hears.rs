@@ -18,6 +18,7 @@ impl Device {
             Frame::LoginOk(ok) => {
                 assert!(!conn.online, "device {me} got LOGIN_OK twice");
                 assert_eq!((&ok.client_id, ok.window), (&self.client, conn.window), "device {me}");
+                assert_eq!((ok.batches, ok.compression), (conn.batches, i32::from(conn.zstd)), "device {me}");
                 conn.online = true;
                 conn.interval_us = u64::from(ok.heartbeat_interval_ms) * 1_000;
             }
@@ -99,6 +100,12 @@ impl Device {
     fn accepted(&mut self, world: &mut World<'_>, accepted: &AcceptedRef<'_>) {
         let conn = self.conn.as_mut().expect("it hears");
         answer(&mut conn.unanswered, accepted.client_msg_id, self.id);
+        if !accepted.duplicate {
+            // Those of one channel come in the order in which they were sent. Others were refused, or had been accepted before.
+            let sent = conn.sent.get_mut(accepted.channel).unwrap_or_else(|| panic!("{accepted:?} for nothing"));
+            let at = sent.iter().position(|number| *number == accepted.client_msg_id);
+            sent.drain(..=at.unwrap_or_else(|| panic!("device {}: {accepted:?} was overtaken", self.id)));
+        }
         world.model.accepted(self.id, accepted, &world.disk.ledger);
         if let Some(at) = self.open.iter().position(|number| *number == accepted.client_msg_id) {
             self.open.remove(at);

@@ -78,7 +78,9 @@ impl Plan {
                 devices.push((format!("client-{client}"), device));
             }
         }
-        let quiet_at = rng.range(4, 15) * SECOND_US;
+        // A device acts about so often, and the faster, the shorter all is.
+        let (act_us, life_s) = rng.pick(&[(2_000, 3), (20_000, 8), (100_000, 15)]);
+        let quiet_at = rng.range(life_s / 3, life_s) * SECOND_US;
         let sync_us = rng.pick(&[(20, 300), (300, 3_000), (2_000, 40_000)]);
         let stall_us = if rng.chance(30) { rng.range(50_000, SECOND_US) } else { 0 };
         let mut plan = Plan {
@@ -91,7 +93,7 @@ impl Plan {
             devices,
             quiet_at,
             window: rng.pick(&[1, 2, 5, 20, 300]),
-            act_us: rng.pick(&[2_000, 20_000, 100_000]),
+            act_us,
             messages: rng.pick(&[10, 40, 120]),
             agenda: Vec::new(),
         };

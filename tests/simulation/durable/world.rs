@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use weir::store::Failure;
+
 use super::{
     device::{self, Device},
     faults::Fault,
@@ -229,7 +231,8 @@ impl World {
             Event::Start if self.process.is_none() => self.start(),
             Event::Start => {}
             Event::Outage { failure, unreadable } => {
-                let writes = self.rng.pick(&[0, 0, 1, 3, usize::MAX]);
+                // A full disk is known not to have taken anything.
+                let writes = if failure == Failure::Full { 0 } else { self.rng.pick(&[0, 0, 1, 3, usize::MAX]) };
                 let disk = self.disk();
                 disk.fate = Fate::Fails { failure, writes };
                 disk.unreadable = unreadable;
