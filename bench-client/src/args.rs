@@ -68,6 +68,12 @@ pub(crate) struct Common {
     /// Clients on their way to being logged in at once. By default 512, and 4096 in `storm`.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) connecting: Option<u32>,
+    /// Take several frames in one, where the gateway has them.
+    #[arg(long)]
+    pub(crate) batches: bool,
+    /// Take compressed frames.
+    #[arg(long)]
+    pub(crate) compress: bool,
     /// The token that every client logs in with.
     #[arg(long, value_name = "JWT", conflicts_with = "hs256_secret", env = "BENCH_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,

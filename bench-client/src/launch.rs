@@ -328,6 +328,8 @@ pub(crate) fn plan_for(common: &Common, wanted: Wanted) -> Result<(Plan, Kind), 
         connect_rate: wanted.connect_rate,
         connecting: common.connecting.unwrap_or(wanted.connecting),
         first_source,
+        batches: common.batches,
+        compress: common.compress,
         receiving: wanted.receiving,
         returns: wanted.returns,
     };

@@ -27,6 +27,9 @@ pub(crate) struct Plan {
     pub(crate) clients: u32,
     /// Clients are called by this and their index.
     pub(crate) prefix: String,
+    /// What LOGIN asks for: several frames in one, and compressed ones.
+    pub(crate) batches: bool,
+    pub(crate) compress: bool,
     pub(crate) credentials: Credentials,
     pub(crate) seed: u64,
     /// Tells this run's messages from those of any other.
@@ -153,6 +156,8 @@ pub(crate) fn example(connections: u32, workers: u32) -> Plan {
         active: connections,
         workers,
         prefix: "b".into(),
+        batches: false,
+        compress: false,
         credentials: Credentials::None,
         seed: 1,
         run: 77,

@@ -23,6 +23,9 @@ pub(super) struct ConnectionArgs {
     /// The device's name; a second connection of the same device replaces the first [default: one of its own for each process]
     #[arg(long, value_name = "NAME")]
     device: Option<String>,
+    /// Talk in batches and compressed, as far as the gateway can
+    #[arg(long)]
+    compress: bool,
     /// The device's class, one that the gateway knows
     #[arg(long, value_name = "CLASS")]
     device_class: Option<String>,
@@ -48,6 +51,8 @@ impl ConnectionArgs {
             device_class: self.device_class.clone().unwrap_or_default(),
             token: self.token.clone().unwrap_or_default(),
             agent: concat!("weir/", env!("CARGO_PKG_VERSION")).to_owned(),
+            batches: self.compress,
+            compression: if self.compress { body::Compression::Zstd } else { body::Compression::None } as i32,
             window,
             cursor,
             ..body::Login::default()

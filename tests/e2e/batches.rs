@@ -6,7 +6,7 @@ use std::time::Duration;
 use weir::client::{Client, Event};
 use weir::wire::{ErrorCode, Packer, SendRef, body, wrap_batch};
 
-use crate::harness::{Frame, Gateway, Got, Reactor, frame_bytes, on_both_reactors};
+use crate::harness::{Frame, Gateway, Got, Reactor, frame_bytes, on_both_reactors, run_weir};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -94,6 +94,18 @@ on_both_reactors! {
         assert!(grown < 20 << 20, "{grown} bytes more");
         assert_eq!(gateway.closed(ErrorCode::DecompressedTooLong), 200);
         other.check_alive();
+    }
+
+    fn the_shell_commands_compress(reactor) {
+        let gateway = Gateway::start(reactor, &[]);
+        let mut bob = gateway.login("bob", "1");
+        let text = "hello ".repeat(5_000);
+        let addr = gateway.addr.to_string();
+        let output = run_weir(&["send", "--addr", &addr, "--as", "alice", "--to", "bob", "--compress", &text]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let (from, _, payload) = bob.next_push();
+        assert!(from == "alice" && payload == text.as_bytes());
+        assert!(gateway.metric("bytes_in_total") < 2_000);
     }
 
     fn a_bad_batch_ends_the_connection_and_no_other(reactor) {

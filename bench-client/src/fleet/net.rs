@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::Arc};
 use weir::{
     ids::ShardId,
     io::{Output, Tick},
-    wire::{Frame, PushRef, SendRef, body::DeliveryClass, encode},
+    wire::{Frame, PushRef, SendRef, Unpacker, body::DeliveryClass, encode},
 };
 
 use super::{
@@ -47,6 +47,7 @@ pub(crate) struct Net {
     pub(crate) drops: Vec<(u32, u32)>,
     /// Until when what arrives counts as received in the sending phase.
     pub(crate) phase_end: Tick,
+    pub(crate) unpacker: Unpacker,
     channel: String,
     payload: Vec<u8>,
 }
@@ -68,6 +69,7 @@ impl Net {
             outcome,
             drops: Vec::new(),
             phase_end: Tick(0),
+            unpacker: Unpacker::default(),
             channel: String::new(),
             payload: verify::blank_payload(plan.payload_bytes),
             plan,

@@ -7,7 +7,7 @@ use std::io;
 use weir::{
     io::{Output, Tick},
     limits::BODY_BYTES_CEILING,
-    wire::{Decoded, ErrorCode, Frame, FrameType, body, decode},
+    wire::{Decoded, ErrorCode, Frame, FrameType, Unpacker, body, decode},
 };
 
 use super::{
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     durable::is_to_acknowledgement,
+    plan::Plan,
     scenario::{Random, Scenario},
 };
 
@@ -33,7 +34,10 @@ impl<S: Scenario> Fleet<S> {
         let token = self.net.plan.credentials.token_for(&client_id);
         let agent = concat!("bench-client/", env!("CARGO_PKG_VERSION")).to_owned();
         let window = self.net.plan.receiving.map_or(0, |receiving| receiving.window);
-        let login = body::Login { client_id, device_id: "bench".into(), token, agent, window, ..body::Login::default() };
+        let Plan { batches, compress, .. } = *self.net.plan;
+        let compression = if compress { body::Compression::Zstd } else { body::Compression::None } as i32;
+        let device_id = "bench".into();
+        let login = body::Login { client_id, device_id, token, agent, window, batches, compression, ..body::Login::default() };
         self.net.put_frame(local, &Frame::Login(login), now);
     }
 
@@ -61,9 +65,23 @@ impl<S: Scenario> Fleet<S> {
 
     /// Takes all whole frames. Returns how many bytes they took up.
     fn frames(&mut self, local: u32, bytes: &[u8], now: Tick) -> usize {
+        if !self.net.plan.compress {
+            return self.frames_by(local, bytes, now, &mut None);
+        }
+        let mut unpacker = Some(std::mem::take(&mut self.net.unpacker));
+        let used = self.frames_by(local, bytes, now, &mut unpacker);
+        self.net.unpacker = unpacker.expect("it was lent");
+        used
+    }
+
+    fn frames_by(&mut self, local: u32, bytes: &[u8], now: Tick, unpacker: &mut Option<Unpacker>) -> usize {
         let mut used = 0;
         while self.net.links[local as usize].listens() {
-            match decode(&bytes[used..], BODY_BYTES_CEILING) {
+            let decoded = match unpacker {
+                None => decode(&bytes[used..], BODY_BYTES_CEILING),
+                Some(unpacker) => unpacker.decode(&bytes[used..], BODY_BYTES_CEILING),
+            };
+            match decoded {
                 Ok(Decoded::Frame { frame, frame_bytes }) => {
                     self.frame(local, frame, now);
                     used += frame_bytes;
