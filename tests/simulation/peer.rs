@@ -127,6 +127,8 @@ pub struct Peer {
     /// When the gateway let go of it.
     pub gone_at: Option<u64>,
     pub closed_itself: bool,
+    /// When it ended its direction.
+    pub left_at: Option<u64>,
     /// It read the gateway's stream up to its end.
     pub read_all: bool,
     pub book: Book,
@@ -190,6 +192,7 @@ impl Peer {
             ended_at: None,
             gone_at: None,
             closed_itself: false,
+            left_at: None,
             read_all: false,
             book: Book::new(plan, id),
             seen: BTreeMap::new(),
@@ -295,6 +298,7 @@ impl Peer {
         self.at_risk(now);
         self.leave_at = u64::MAX;
         self.closed_itself = true;
+        self.left_at = Some(now);
         link.up_ended = true;
     }
 
