@@ -55,7 +55,6 @@ impl ConnectionArgs {
             compression: if self.compress { body::Compression::Zstd } else { body::Compression::None } as i32,
             window,
             cursor,
-            ..body::Login::default()
         })?;
         Ok((connection, welcome))
     }
