@@ -191,8 +191,10 @@ pub const PAGES_IN_FLIGHT_MAX: usize = 16;
 /// What one such page holds at most.
 pub const CATCH_UP_MESSAGES_MAX: u32 = 128;
 pub const CATCH_UP_BYTES_MAX: u32 = 64 * 1024;
-/// Pages of history under way for SYNCs of one shard.
-pub const SYNCS_IN_FLIGHT_MAX: usize = 256;
+/// Pages of history under way for SYNCs of one shard; one for a connection.
+pub const SYNCS_IN_FLIGHT_MAX: usize = 64;
+/// What a page of history holds at most, whatever a body may; one message that is larger comes alone.
+pub const HISTORY_BYTES_MAX: u32 = 64 * 1024;
 /// An acknowledgement is saved after this long at the latest, together with those that follow it, in milliseconds.
 pub const CURSOR_SAVE_MS: u64 = 500;
 /// The store is asked again after this long when it could not answer for a device, in milliseconds.

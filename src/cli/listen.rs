@@ -102,8 +102,12 @@ impl Follower for Listener<'_> {
             Event::Cursors(cursors) => self.stand(cursors),
             Event::Gap(gap) => {
                 let Gap { channel, from, to, code } = gap;
-                let channel = printable(channel.as_bytes());
-                note(format_args!("weir: the messages {from} to {to} of {channel} are gone: {}", code_text(code)));
+                let shown = printable(channel.as_bytes());
+                note(format_args!("weir: the messages {from} to {to} of {shown} are gone: {}", code_text(code)));
+                // Told once: it is acknowledged like what it stands for.
+                self.unacked += 1;
+                self.printed.insert(channel.clone(), to);
+                self.owed.insert(channel, to);
             }
             Event::LoginOk(_)
             | Event::Pong(_)

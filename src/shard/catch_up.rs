@@ -2,11 +2,11 @@
 //! with live traffic and with each other.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
     Shard,
-    connections::{NONE, Phase},
+    connections::NONE,
     devices::Place,
     message::Item,
     outbound::Framed,
@@ -20,6 +20,9 @@ use crate::{
     wire::{ErrorCode, Frame, PushRef, body, encode},
 };
 
+/// Shards that are owed a tail are looked at again so soon: the rings may be free without an event of their own.
+const OWED_RETRY_MS: u64 = 1;
+
 /// Who waits for the log.
 #[derive(Debug, Default)]
 pub struct CatchUp {
@@ -27,7 +30,8 @@ pub struct CatchUp {
     line: VecDeque<(ConnId, Place)>,
     /// Pages under way, and those of SYNCs.
     pages: usize,
-    pub syncs: usize,
+    /// The connections that wait for a page of history.
+    pub syncs: BTreeSet<u64>,
     /// To be asked for again then, because the store could not answer.
     resting: VecDeque<(Tick, ConnId, Place)>,
     /// Acknowledged cursors that are saved then.
@@ -46,7 +50,7 @@ impl CatchUp {
 
     /// Everything that is kept for somebody.
     pub fn len(&self) -> usize {
-        self.line.len() + self.pages + self.syncs + self.resting.len() + self.saving.len() + self.owed.len()
+        self.line.len() + self.pages + self.syncs.len() + self.resting.len() + self.saving.len() + self.owed.len()
     }
 }
 
@@ -147,9 +151,11 @@ impl Shard {
         self.ask_for_pages();
         let rest = self.catch_up.resting.front().map(|(at, ..)| *at);
         let save = self.catch_up.saving.front().map(|(at, ..)| *at);
-        let due = rest.into_iter().chain(save).min()?;
+        let owed = (!self.catch_up.owed.is_empty()).then(|| self.now.plus_ms(OWED_RETRY_MS));
+        let due = rest.into_iter().chain(save).min();
+        let Some(due) = due else { return owed };
         // The store's next answer makes room, and is a turn of its own.
-        if self.storage.has_room() { Some(due) } else { None }
+        if self.storage.has_room() { Some(owed.map_or(due, |owed| owed.min(due))) } else { owed }
     }
 
     fn tell_owed(&mut self) {
@@ -205,9 +211,9 @@ impl Shard {
     }
 
     fn ask_for_pages(&mut self) {
-        // In the last quarter of the shard's budget live traffic goes first; a turn in which bytes leave comes back here.
+        // A turn in which bytes leave comes back here.
         let budget = self.settings.limits.outbound_bytes_per_shard;
-        while self.catch_up.pages < PAGES_IN_FLIGHT_MAX && self.outbound_bytes <= budget - budget / 4 {
+        while self.catch_up.pages < PAGES_IN_FLIGHT_MAX && self.outbound_bytes <= budget {
             let Some((conn, place)) = self.catch_up.line.pop_front() else { return };
             self.with_reader(conn, place, |shard, reader| {
                 if reader.mode == Mode::Queued {
@@ -217,17 +223,28 @@ impl Shard {
         }
     }
 
+    /// So much may wait on a connection when a page is asked for it. Catching up takes half of the shard's budget at most, in equal
+    /// shares, and in the last quarter only those are served who hold nothing: many slow devices keep nobody else from its page.
+    pub(super) fn catch_up_allowance(&self) -> usize {
+        let limits = &self.settings.limits;
+        let budget = limits.outbound_bytes_per_shard;
+        if self.outbound_bytes > budget - budget / 4 {
+            return 0;
+        }
+        (limits.outbound_bytes_per_connection / 2).min(budget / 2 / self.outbounds.len().max(1))
+    }
+
     fn ask_for_page(&mut self, reader: &mut Reader, conn: ConnId, place: Place) {
-        let half = self.settings.limits.outbound_bytes_per_connection / 2;
+        let allowance = self.catch_up_allowance();
         let queued = self.queued_bytes(conn.slot);
         let Some(device) = self.device(conn) else { return };
         let room = device.room();
-        if room == 0 || queued > half {
+        if room == 0 || queued > allowance {
             device.is_blocked = true;
             reader.mode = Mode::Blocked;
             return;
         }
-        let bytes = u32::try_from(half - queued).unwrap_or(u32::MAX).min(CATCH_UP_BYTES_MAX);
+        let bytes = u32::try_from(allowance - queued).unwrap_or(u32::MAX).min(CATCH_UP_BYTES_MAX);
         let limit = PageLimit { messages: room.min(CATCH_UP_MESSAGES_MAX), bytes };
         let channel = self.channel_at(conn, place);
         let tag = Tag { shard: self.settings.id, conn, ticket: reader.ticket };
@@ -271,8 +288,9 @@ impl Shard {
     ) {
         reader.hear_of(bounds.last);
         let mut scratch = std::mem::take(&mut self.scratch);
-        let mut took_all = true;
+        let (mut took_all, mut any) = (true, false);
         for message in entries {
+            any = true;
             if message.seq > reader.next() {
                 self.announce_gap(reader, conn, channel, message.seq - 1, bounds);
             }
@@ -285,10 +303,12 @@ impl Shard {
             reader.took(message.seq);
         }
         self.scratch = scratch;
-        if took_all && reader.next() < bounds.first {
-            self.announce_gap(reader, conn, channel, bounds.first - 1, bounds);
+        // An empty page says that all the rest is gone.
+        let gone = if any { bounds.first - 1 } else { bounds.last.max(bounds.first - 1) };
+        if took_all && reader.next() <= gone {
+            self.announce_gap(reader, conn, channel, gone, bounds);
         }
-        if self.connections.get(conn).is_none_or(|connection| connection.phase != Phase::Active) {
+        if !self.is_active(conn) {
             return;
         }
         if reader.is_behind() {
@@ -301,7 +321,7 @@ impl Shard {
     /// Messages up to `to` are gone.
     pub(super) fn announce_gap(&mut self, reader: &mut Reader, conn: ConnId, channel: &str, to: u64, bounds: Bounds) {
         let from = reader.next();
-        let code = if to == bounds.lost { ErrorCode::Lost } else { ErrorCode::Expired };
+        let code = if bounds.is_lost(from, to) { ErrorCode::Lost } else { ErrorCode::Expired };
         self.stats.gaps.add(1);
         self.answer(conn, &Frame::Gap(body::Gap { channel: channel.to_owned(), from, to, code: code.number() }));
         reader.skip_to(to);

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     ids::ConnId,
-    limits::SYNCS_IN_FLIGHT_MAX,
+    limits::{HISTORY_BYTES_MAX, SYNCS_IN_FLIGHT_MAX},
     session::{Refusal, Target, check_channel},
     store::{self, Bounds, PageLimit, Reply, Request, Span, Tag},
     wire::{ErrorCode, Frame, FrameType, body},
@@ -42,6 +42,9 @@ impl Shard {
                 return;
             }
             shard.answer_joins(reader, conn, place);
+            if !shard.is_active(conn) {
+                return;
+            }
             match reply {
                 Reply::Opened { bounds, received, read } => {
                     shard.begin_reading(reader, conn, place, channel, *bounds, *received, *read);
@@ -56,7 +59,10 @@ impl Shard {
         let Place::Group(group) = place else { return };
         reader.mode = Mode::Opening;
         for _ in 0..std::mem::take(&mut reader.joins_due) {
-            self.answer_join(conn, group);
+            // Answers may be what ends a connection that does not read, and with it the group here.
+            if self.is_active(conn) {
+                self.answer_join(conn, group);
+            }
         }
     }
 
@@ -125,13 +131,16 @@ impl Shard {
     /// A cursor was saved, or was not.
     pub(super) fn cursor_saved(&mut self, tag: Tag, channel: &str, reply: &Reply) {
         if let Reply::Failed(failure) = reply {
-            // What is not saved is delivered again after the next LOGIN, as the promise allows.
+            // Saved later, or, if the connection has ended, delivered again after the next LOGIN, as the promise allows.
             log::debug!("shard {}: a cursor was not saved: {failure:?}", self.settings.id);
         }
+        let Some(place) = self.place_of(tag.conn, channel) else { return };
         if tag.ticket == 0 {
+            if matches!(reply, Reply::Failed(_)) && self.reader(tag.conn, place).is_some_and(Reader::unsave) {
+                self.save_later(tag.conn, place);
+            }
             return;
         }
-        let Some(place) = self.place_of(tag.conn, channel) else { return };
         let waits = |reader: &mut Reader| reader.is_opening() && reader.ticket == tag.ticket;
         if self.reader(tag.conn, place).is_some_and(waits) {
             match reply {
@@ -252,8 +261,8 @@ impl Shard {
             self.refuse(conn, Refusal::answer(ErrorCode::ReadForbidden, FrameType::Sync, message));
             return;
         }
-        if self.catch_up.syncs >= SYNCS_IN_FLIGHT_MAX {
-            let message = "as many pages of history are being read on this core as may; ask again later";
+        if self.catch_up.syncs.len() >= SYNCS_IN_FLIGHT_MAX || self.catch_up.syncs.contains(&conn.to_bits()) {
+            let message = "a page is being read for this connection, or as many on this core as may; ask again when it has come";
             let refusal = Refusal::answer(ErrorCode::Overloaded, FrameType::Sync, message);
             self.refuse(conn, Refusal { retry_after_ms: 100, ..refusal });
             return;
@@ -261,9 +270,9 @@ impl Shard {
         if !self.store_takes(conn, FrameType::Sync) {
             return;
         }
-        self.catch_up.syncs += 1;
+        self.catch_up.syncs.insert(conn.to_bits());
         self.stats.pages_history.add(1);
-        let bytes = self.settings.rules.max_body_bytes - PAGE_OVERHEAD_BYTES;
+        let bytes = (self.settings.rules.max_body_bytes - PAGE_OVERHEAD_BYTES).min(HISTORY_BYTES_MAX);
         let limit = PageLimit { messages: sync.limit, bytes };
         let tag = Tag { shard: self.settings.id, conn, ticket: 0 };
         let from = sync.from;
@@ -272,7 +281,7 @@ impl Shard {
 
     /// A page of history came.
     pub(super) fn synced(&mut self, batch: &store::Batch, tag: Tag, channel: Span, from: u64, reply: &Reply) {
-        self.catch_up.syncs -= 1;
+        self.catch_up.syncs.remove(&tag.conn.to_bits());
         let (bounds, entries) = match reply {
             Reply::Page { bounds, entries } => (*bounds, batch.entries(*entries)),
             Reply::Failed(failure) => {
@@ -293,7 +302,7 @@ impl Shard {
                 key: String::new(),
             })
             .collect();
-        let next = messages.last().map_or(from.max(bounds.first), |message| message.seq + 1);
+        let next = messages.last().map_or(from.max(bounds.last + 1), |message| message.seq + 1);
         let channel = batch.name(channel).to_owned();
         let page = body::Page { channel, from, first: bounds.first, last: bounds.last, next, messages };
         self.answer(tag.conn, &Frame::Page(page));

@@ -88,10 +88,17 @@ impl Shard {
         }
     }
 
-    /// Whether a message of so many bytes may be queued on a connection without using up its budget or the shard's.
+    /// Whether a connection is logged in, at home, and not about to end.
+    pub(super) fn is_active(&self, conn: ConnId) -> bool {
+        self.connections.get(conn).is_some_and(|connection| connection.phase == Phase::Active)
+    }
+
+    /// Whether a message of so many bytes may be queued on a connection without using up its budget or the shard's. One that is larger
+    /// than the budget, because that was larger when the message was kept, waits until nothing else does.
     pub(super) fn has_outbound_room(&self, slot: u32, bytes: usize) -> bool {
         let limits = &self.settings.limits;
-        self.queued_bytes(slot) + bytes <= limits.outbound_bytes_per_connection
+        let queued = self.queued_bytes(slot);
+        (queued == 0 || queued + bytes <= limits.outbound_bytes_per_connection)
             && self.outbound_bytes + bytes <= limits.outbound_bytes_per_shard
     }
 
@@ -140,10 +147,9 @@ impl Shard {
 
     /// Room was made on a connection, by an acknowledgement or by bytes that left: readers that waited for it get in line.
     pub(super) fn wake_readers(&mut self, conn: ConnId) {
-        let Some(device) = self.device(conn) else { return };
-        if !std::mem::take(&mut device.is_blocked) || self.connections.at(conn.slot).phase != Phase::Active {
-            return;
-        }
+        let has_room = self.is_active(conn) && self.queued_bytes(conn.slot) <= self.catch_up_allowance();
+        let Some(device) = self.device(conn).filter(|device| device.is_blocked && has_room && device.room() > 0) else { return };
+        device.is_blocked = false;
         self.wake_reader(conn, Place::Inbox);
         let groups = self.connections.at(conn.slot).extra.as_ref().map_or(0, |extra| extra.groups.len());
         for index in 0..groups {

@@ -37,9 +37,11 @@ impl NotAccepted {
     fn refusal(self, frame: FrameType) -> Refusal {
         let (code, retry_after_ms, message) = match self {
             NotAccepted::Overloaded => (ErrorCode::Overloaded, 100, "as much waits for the log as may; send it again later"),
-            NotAccepted::StoreFull => {
-                (ErrorCode::StoreFull, 1_000, "the disk has no room for more messages; send it again later")
-            }
+            NotAccepted::StoreFull => (
+                ErrorCode::StoreFull,
+                1_000,
+                "the disk has no room for more messages; send it again later, with the same client_msg_id",
+            ),
             NotAccepted::StoreUnavailable => {
                 (ErrorCode::StoreUnavailable, 1_000, "the log cannot be used now; send it again, with the same client_msg_id")
             }

@@ -174,13 +174,16 @@ impl Shard {
         let index = connection.outbound as usize;
         let outbound = self.outbounds.get_mut(index).expect("a chunk in flight keeps its queue");
         self.outbound_bytes -= outbound.sent(chunk, &mut self.pool);
+        let has_device = connection.device != NONE;
         if !outbound.is_empty() {
             self.ready.push(conn);
+            if has_device {
+                self.wake_readers(conn);
+            }
             return;
         }
         connection.outbound = NONE;
         let flushing = connection.phase == Phase::Flushing;
-        let has_device = connection.device != NONE;
         self.outbounds.remove(index).retire(&mut self.pool);
         if flushing {
             self.finish(conn);

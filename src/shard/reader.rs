@@ -176,6 +176,13 @@ impl Reader {
         Some(self.received)
     }
 
+    /// What counted as saved was not. Returns whether it is to be saved again.
+    pub fn unsave(&mut self) -> bool {
+        let was_saved = self.received == self.saved;
+        self.saved = 0;
+        was_saved && self.received > 0
+    }
+
     /// The sequence it waits for.
     pub fn next(&self) -> u64 {
         self.next

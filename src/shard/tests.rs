@@ -9,6 +9,7 @@ mod limits;
 mod liveness;
 mod members;
 mod presence;
+mod pressed;
 mod pressure;
 
 use std::collections::{HashMap, HashSet, VecDeque};

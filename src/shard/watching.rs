@@ -6,12 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::{
-    Shard,
-    connections::{NONE, Phase},
-    message::Item,
-    outbound::Framed,
-};
+use super::{Shard, connections::Phase, message::Item, outbound::Framed};
 use crate::{
     ids::ConnId,
     io::Tick,
@@ -208,7 +203,7 @@ impl Shard {
         let follows = fresh || watching.watches[at].known == Known::All;
         let limits = &self.settings.limits;
         if follows
-            && self.queued(conn.slot) + frame.len() <= limits.outbound_bytes_per_connection
+            && self.queued_bytes(conn.slot) + frame.len() <= limits.outbound_bytes_per_connection
             && self.outbound_bytes + frame.len() <= limits.outbound_bytes_per_shard
         {
             self.append(conn.slot, frame);
@@ -235,12 +230,6 @@ impl Shard {
         &mut self.watching_mut(conn).watches[at]
     }
 
-    /// What waits for a connection, in bytes.
-    fn queued(&self, slot: u32) -> usize {
-        let index = self.connections.at(slot).outbound;
-        if index == NONE { 0 } else { self.outbounds[index as usize].bytes }
-    }
-
     /// Asks again for what was dropped, where there is room now. Gives when to come back.
     pub(super) fn advance_watchers(&mut self) -> Option<Tick> {
         let limits = self.settings.limits;
@@ -251,7 +240,7 @@ impl Shard {
             let budget = limits.outbound_bytes_per_shard;
             let has_room = self.outbound_bytes <= budget - budget / 8
                 && self.connections.get(conn).is_some()
-                && self.queued(conn.slot) <= limits.outbound_bytes_per_connection / 2;
+                && self.queued_bytes(conn.slot) <= limits.outbound_bytes_per_connection / 2;
             let extra = self.connections.get_mut(conn).and_then(|connection| connection.extra.as_mut());
             let Some(watching) = extra.and_then(|extra| extra.watching.as_mut()) else { continue };
             let mut asked = Vec::new();

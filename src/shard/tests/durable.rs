@@ -9,7 +9,7 @@ const DURABLE: i32 = body::DeliveryClass::Durable as i32;
 
 impl Bench {
     /// A session of a device that takes part. Gives what it saw.
-    fn enroll(&mut self, client: &str, device: &str, window: u32, cursor: Option<u64>) -> (ConnId, Vec<Seen>) {
+    pub(super) fn enroll(&mut self, client: &str, device: &str, window: u32, cursor: Option<u64>) -> (ConnId, Vec<Seen>) {
         let conn = self.connect();
         let login =
             body::Login { client_id: client.to_owned(), device_id: device.to_owned(), window, cursor, ..body::Login::default() };
@@ -17,7 +17,7 @@ impl Bench {
         (conn, seen)
     }
 
-    fn send_durable(&mut self, conn: ConnId, channel: &str, client_msg_id: u64, payload: &[u8]) -> Vec<Seen> {
+    pub(super) fn send_durable(&mut self, conn: ConnId, channel: &str, client_msg_id: u64, payload: &[u8]) -> Vec<Seen> {
         let send = SendRef { channel, client_msg_id, payload, class: DURABLE, ..SendRef::default() };
         self.ask(conn, &Frame::Send(send))
     }
@@ -26,12 +26,12 @@ impl Bench {
         self.ask(conn, &Frame::Received(body::Received { channel: channel.to_owned(), seq }))
     }
 
-    fn join(&mut self, conn: ConnId, group: &str, cursor: Option<u64>) -> Vec<Seen> {
+    pub(super) fn join(&mut self, conn: ConnId, group: &str, cursor: Option<u64>) -> Vec<Seen> {
         self.ask(conn, &Frame::Join(body::Join { group: group.to_owned(), cursor }))
     }
 
     /// So many messages to a channel; all are accepted.
-    fn fill(&mut self, conn: ConnId, channel: &str, ids: std::ops::RangeInclusive<u64>) {
+    pub(super) fn fill(&mut self, conn: ConnId, channel: &str, ids: std::ops::RangeInclusive<u64>) {
         for id in ids {
             let seen = self.send_durable(conn, channel, id, b"x");
             assert!(matches!(seen[..], [Seen::Accepted { duplicate: false, .. }, ..]), "{seen:?}");
