@@ -184,6 +184,11 @@ impl Device {
             }
             return;
         }
+        // One page at a time: while the first that was asked for is read, the next is refused.
+        if kind == Some(FrameType::Sync) && code == ErrorCode::Overloaded && conn.syncs.len() > 1 {
+            conn.syncs.remove(1);
+            return;
+        }
         // A request that was on its way for a while may have met the trouble that was.
         let is_trouble = world.model.outage_until.is_some_and(|until| conn.opened_at <= until);
         assert!(
