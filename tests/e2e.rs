@@ -3,6 +3,8 @@
 
 #[path = "e2e/batches.rs"]
 mod batches;
+#[path = "e2e/classes.rs"]
+mod classes;
 #[path = "e2e/devices.rs"]
 mod devices;
 #[path = "e2e/disk_full.rs"]
