@@ -250,6 +250,8 @@ pub const STORE_MEMTABLE_BYTES_MIN: u64 = 16 * 1024 * 1024;
 /// The most messages that retries are recognized by: what their places are counted with has 32 bits, and each costs 32 to 56 B.
 pub const STORE_DEDUP_MESSAGES_MAX: u32 = 1 << 28;
 
+/// When the database fails with less than this free on the disk, it is for want of room: a journal takes as much.
+pub const STORE_FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// Parts of `store.memtable_bytes` that may wait to be written to tables; one more is being filled.
 pub const STORE_SEALED_MEMTABLES_MAX: usize = 3;
 /// Tables that are not merged yet; beyond it commits wait for the database.

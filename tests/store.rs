@@ -3,9 +3,15 @@
 
 #[path = "store/bench.rs"]
 mod bench;
+#[path = "store/commands.rs"]
+mod commands;
 #[path = "store/common.rs"]
 mod common;
 #[path = "store/contract.rs"]
 mod contract;
+#[path = "store/damage.rs"]
+mod damage;
+#[path = "store/full.rs"]
+mod full;
 #[path = "store/model.rs"]
 mod model;

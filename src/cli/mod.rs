@@ -6,6 +6,7 @@ mod connection;
 mod follow;
 mod key;
 mod listen;
+mod log;
 mod send;
 mod serve;
 mod text;
@@ -42,6 +43,8 @@ enum Command {
     Watch(watch::WatchArgs),
     /// Send a message, and say how many devices it reached
     Send(send::SendArgs),
+    /// Look into the messages that a stopped gateway has stored; check and repair them
+    Log(log::LogArgs),
     /// Set this machine's kernel up for many connections, or undo that
     Tune(tune::TuneArgs),
     /// Print the effective configuration, with the source of each value
@@ -60,6 +63,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Listen(args) => listen::run(&args),
         Command::Watch(args) => watch::run(&args),
         Command::Send(args) => send::run(&args),
+        Command::Log(args) => log::run(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Config(args) => config::run(&args),
     };

@@ -2,41 +2,25 @@
 //! what was written. The database itself does not check the former, and cuts the latter.
 #![forbid(unsafe_code)]
 
-use std::{
-    fmt, fs, io,
-    path::{Path, PathBuf},
+use std::{fmt, fs, io, path::Path};
+
+use super::{
+    journal::{self, Journal, Trouble},
+    tables::{self, Table, Wrong},
 };
-
-use xxhash_rust::xxh3::xxh3_128;
-
-use super::journal::{self, Journal, Trouble};
 
 /// The database's own keyspace, and ours.
 const KEYSPACES: u64 = 4;
-
-/// One thing that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Finding {
-    /// A list of tables, or what names it, is not what was written.
-    Tables { file: PathBuf, what: &'static str },
-    /// A journal is broken in a way that no crash explains.
-    Journal { file: PathBuf, from: u64 },
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Finding::Tables { file, what } => write!(f, "{}: {what}", file.display()),
-            Finding::Journal { file, from } => write!(f, "{}: damaged from byte {from} on", file.display()),
-        }
-    }
-}
+/// The database's files beside them.
+const VERSION: &[u8] = b"FJL\x03";
 
 /// What was found in the files.
 #[derive(Debug)]
 pub(super) struct Report {
-    pub findings: Vec<Finding>,
+    /// What is wrong but for journals.
+    pub wrong: Vec<Wrong>,
     pub journals: Vec<Journal>,
+    pub tables: Vec<Table>,
 }
 
 impl Report {
@@ -56,6 +40,18 @@ impl Report {
     pub(super) fn unfinished(&self) -> Option<&Journal> {
         self.journals.iter().find(|journal| journal.trouble == Some(Trouble::Unfinished))
     }
+
+    /// What is wrong, for a person.
+    pub(super) fn findings(&self) -> Vec<String> {
+        let wrong = self.wrong.iter().map(|Wrong { file, what }| format!("{}: {what}", file.display()));
+        let damaged = self.journals.iter().filter(|journal| journal.trouble == Some(Trouble::Damaged));
+        let damaged = damaged.map(|Journal { path, commits, end, .. }| {
+            let whole = commits
+                .map_or_else(|| "no commit before that is whole".to_owned(), |(_, last)| format!("commit {last} is whole"));
+            format!("{}: damaged from byte {end} on, {whole}", path.display())
+        });
+        wrong.chain(damaged).collect()
+    }
 }
 
 /// Looks at the files of the database in `folder`.
@@ -63,40 +59,33 @@ impl Report {
 /// # Errors
 /// A file cannot be read.
 pub(super) fn look(folder: &Path) -> io::Result<Report> {
-    let mut findings = Vec::new();
+    let mut report = Report { wrong: Vec::new(), journals: Vec::new(), tables: Vec::new() };
+    let version = folder.join("version");
+    match fs::read(&version) {
+        Ok(bytes) if bytes == VERSION => {}
+        Ok(_) => report.wrong.push(Wrong { file: version, what: "this is not what was written" }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            report.wrong.push(Wrong { file: version, what: "the file is missing" });
+            return Ok(report);
+        }
+        Err(error) => return Err(error),
+    }
     for keyspace in 0..KEYSPACES {
         let keyspace = folder.join("keyspaces").join(keyspace.to_string());
-        findings.extend(look_at_tables(&keyspace)?);
-    }
-    let journals = journal::read_all(folder)?;
-    for journal in &journals {
-        if journal.trouble == Some(Trouble::Damaged) {
-            findings.push(Finding::Journal { file: journal.path.clone(), from: journal.end });
+        match tables::list(&keyspace)? {
+            Ok(tables) => report.tables.extend(tables),
+            Err(wrong) => report.wrong.push(wrong),
         }
     }
-    Ok(Report { findings, journals })
-}
-
-/// The file `current` names a list of tables, and has its checksum.
-fn look_at_tables(keyspace: &Path) -> io::Result<Option<Finding>> {
-    let current = keyspace.join("current");
-    let finding = |file: &Path, what| Ok(Some(Finding::Tables { file: file.to_path_buf(), what }));
-    let Some(bytes) = read(&current)? else { return finding(&current, "the file is missing") };
-    // The number of the list, the checksum of its bytes, and which checksum it is.
-    let parts = bytes.split_first_chunk::<8>().and_then(|(number, rest)| Some((number, rest.split_first_chunk::<16>()?)));
-    let Some((number, (checksum, &[0]))) = parts else { return finding(&current, "this is not what was written") };
-    let list = keyspace.join(format!("v{}", u64::from_le_bytes(*number)));
-    let Some(bytes) = read(&list)? else { return finding(&list, "the list of tables is missing") };
-    if xxh3_128(&bytes) != u128::from_le_bytes(*checksum) {
-        return finding(&list, "the list of tables has a wrong checksum");
+    for table in &report.tables {
+        report.wrong.extend(table.look_at_contents()?.err());
     }
-    Ok(None)
+    report.journals = journal::read_all(folder)?;
+    Ok(report)
 }
 
-fn read(file: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(file) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.findings().join("; "))
     }
 }

@@ -9,16 +9,26 @@
 
 mod base;
 mod check;
+mod copy;
 mod engine;
+mod error;
 mod heads;
 mod journal;
+mod look;
 mod open;
 mod record;
+mod repair;
 mod retention;
 mod seen;
+mod tables;
+mod verify;
 mod witness;
 
-pub use open::{OpenError, Opened};
+pub use error::OpenError;
+pub use look::{ChannelInfo, Inspection, Look};
+pub use open::Opened;
+pub use repair::{Repaired, repair};
+pub use verify::{Verified, verify};
 
 use std::{
     fmt, io,
@@ -28,11 +38,15 @@ use std::{
 
 use base::{COMMITS_ID, Sizes, Trouble};
 use engine::Engine;
+use error::catching;
 use nix::sys::statvfs::statvfs;
 use open::Folder;
 
 use super::{Bounds, CursorKey, Failure, Log, Outcome, PageLimit, Retention, Write};
-use crate::{limits::STORE_REOPEN_MS, wire::body::Durability};
+use crate::{
+    limits::{STORE_FREE_BYTES_MIN, STORE_REOPEN_MS},
+    wire::body::Durability,
+};
 
 /// Says how much is free on the disk of a directory.
 pub type FreeBytes = Box<dyn Fn(&Path) -> io::Result<u64> + Send>;
@@ -96,7 +110,7 @@ impl Disk {
     /// Says what is wrong and what to do.
     pub fn open(dir: &Path, options: Options) -> Result<(Disk, Opened), OpenError> {
         let folder = Folder::take(dir, true)?;
-        let (engine, opened) = folder.engine(&options)?;
+        let (engine, opened) = catching(dir, || folder.engine(&options))?;
         Ok((Disk { options, folder, state: State::Open(Box::new(engine)) }, opened))
     }
 
@@ -149,12 +163,17 @@ impl Disk {
             Trouble::Database(_) | Trouble::Damaged(_) | Trouble::Behind => None,
         };
         // The database's own thread may have found the disk full, which it tells nobody.
-        matches!(cause, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) || self.has_room() == Ok(false)
+        let needed = self.options.reserve_bytes.max(STORE_FREE_BYTES_MIN);
+        matches!(cause, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+            || self.free().is_ok_and(|free| free < needed)
+    }
+
+    fn free(&self) -> Result<u64, Failure> {
+        (self.options.free_bytes)(&self.folder.dir).map_err(|error| Failure::Unavailable(error.to_string()))
     }
 
     fn has_room(&self) -> Result<bool, Failure> {
-        let free = (self.options.free_bytes)(&self.folder.dir);
-        Ok(free.map_err(|error| Failure::Unavailable(error.to_string()))? >= self.options.reserve_bytes)
+        Ok(self.free()? >= self.options.reserve_bytes)
     }
 
     /// The engine, opened again if it is time.
@@ -177,11 +196,13 @@ impl Disk {
             self.set_broken(Failure::Full);
             return Err(Failure::Full);
         }
-        let opened = self.folder.engine(&self.options).map_err(|error| error.to_string()).and_then(|(engine, _)| {
-            // What the journals gave back may be in the page cache only, if it was a sync that failed: it is written anew.
-            engine.base.flush().map_err(|trouble| trouble.to_string())?;
-            Ok(engine)
-        });
+        let opened = catching(&self.folder.dir, || self.folder.engine(&self.options))
+            .map_err(|error| error.to_string())
+            .and_then(|(engine, _)| {
+                // What the journals gave back may be in the page cache only, if it was a sync that failed: it is written anew.
+                engine.base.flush().map_err(|trouble| trouble.to_string())?;
+                Ok(engine)
+            });
         match opened {
             Ok(engine) => {
                 log::info!("store: in order again");

@@ -19,8 +19,9 @@ use std::{
 use super::{
     Options,
     base::{Base, Purpose, Trouble},
-    check::{self, Report},
+    check,
     engine::Engine,
+    error::{Commits, FORMAT, OpenError, failed},
     heads::Heads,
     record::{Commit, Entry, Mark, commit_key, decode_fingerprint_key, encode_fingerprint_key, mark_key, split_commit_key},
     retention::{FilterFactory, Horizon, Walk},
@@ -29,95 +30,8 @@ use super::{
 };
 use crate::store::Clock;
 
-const FORMAT: &str = "weir log 1\n";
-
-/// Why the log cannot be opened, and what to do.
-#[derive(Debug)]
-pub enum OpenError {
-    /// Something that is not a directory is in its place.
-    NotADirectory { dir: PathBuf },
-    /// A file operation failed.
-    Io { doing: &'static str, path: PathBuf, cause: io::Error },
-    /// Another process uses it.
-    Locked { dir: PathBuf },
-    /// The directory holds something else.
-    Foreign { dir: PathBuf },
-    /// There is nothing yet.
-    Missing { dir: PathBuf },
-    /// Written by another version.
-    Format { dir: PathBuf, found: String },
-    /// Files are not what was written.
-    Damaged { dir: PathBuf, what: String },
-    /// Commits that were finished are gone.
-    Lost { dir: PathBuf, from: u64, to: u64 },
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            OpenError::NotADirectory { dir } => {
-                write!(f, "{} is not a directory: name one for the messages with --data DIR", dir.display())
-            }
-            OpenError::Io { doing, path, cause } => {
-                write!(f, "cannot {doing} {}: {cause}", path.display())?;
-                match cause.kind() {
-                    io::ErrorKind::PermissionDenied => {
-                        write!(
-                            f,
-                            ". Let the user who runs weir own it (chown -R USER DIR), or name another directory with --data DIR"
-                        )
-                    }
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                        write!(f, ". Make room on that disk, or name a directory on another one with --data DIR")
-                    }
-                    io::ErrorKind::ReadOnlyFilesystem => write!(f, ". Name a directory that can be written with --data DIR"),
-                    // Of all kinds of errors there are, these are the ones that a person causes.
-                    _ => Ok(()),
-                }
-            }
-            OpenError::Locked { dir } => write!(
-                f,
-                "{} is in use by another weir process. A second gateway on this machine needs a directory of its own: --data DIR. \
-                 To see who uses this one: fuser -v {}",
-                dir.display(),
-                dir.join("lock").display()
-            ),
-            OpenError::Foreign { dir } => write!(
-                f,
-                "{} is not empty, and what is in it is not Weir's: name an empty or a new directory with --data DIR",
-                dir.display()
-            ),
-            OpenError::Missing { dir } => {
-                write!(f, "there is no log in {}: name the gateway's directory with --data DIR", dir.display())
-            }
-            OpenError::Format { dir, found } => write!(
-                f,
-                "{} says {found:?}, and this version of Weir reads {FORMAT:?}: start the version that wrote it, or name another \
-                 directory with --data DIR",
-                dir.join("format").display()
-            ),
-            OpenError::Damaged { dir, what } => {
-                write!(f, "the log in {} is damaged: {what}. {}", dir.display(), advice(dir))
-            }
-            OpenError::Lost { dir, from, to } => write!(
-                f,
-                "the log in {} has lost messages that it had accepted: commits {from} to {to} are gone. {}",
-                dir.display(),
-                advice(dir)
-            ),
-        }
-    }
-}
-
-fn advice(dir: &Path) -> String {
-    let dir = dir.display();
-    format!(
-        "Nothing was changed. Best restore a backup, or take a copy of the directory first. To see what is wrong: weir log verify --data \
-         {dir}. To go on without what is gone, which clients are told: weir log repair --data {dir}"
-    )
-}
-
-impl std::error::Error for OpenError {}
+/// A new log's journal holds its first commit and no more.
+const UNFINISHED_BYTES_MAX: u64 = 1024;
 
 /// What was found when the log was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,12 +54,6 @@ pub(super) struct Folder {
     pub dir: PathBuf,
     /// Held as long as it is open.
     _lock: File,
-}
-
-/// Turns a failed file operation into an error that says which.
-pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError + use<> {
-    let path = path.to_path_buf();
-    move |cause| OpenError::Io { doing, path, cause }
 }
 
 impl Folder {
@@ -226,29 +134,41 @@ impl Folder {
     fn make(&self, options: &Options) -> Result<(), OpenError> {
         let database = self.database();
         if database.exists() {
+            self.check_unfinished(&database)?;
             fs::remove_dir_all(&database).map_err(failed("remove what is unfinished in", &database))?;
         }
-        let mut secret = [0; 16];
-        let random = Path::new("/dev/urandom");
-        File::open(random).and_then(|mut file| file.read_exact(&mut secret)).map_err(failed("read", random))?;
-        self.start(options, secret, &Testimony { commit: 1, ..Testimony::default() }).map_err(|trouble| self.explain(trouble))?;
+        self.start(options).map_err(|trouble| self.explain(trouble))?;
+        let witness = self.witness();
+        Witness::create(&witness, &Testimony { commit: 1, ..Testimony::default() }).map_err(failed("write", &witness))?;
         let format = self.dir.join("format");
         fs::write(&format, FORMAT).map_err(failed("write", &format))?;
         File::open(&format).and_then(|file| file.sync_all()).map_err(failed("sync", &format))?;
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", &self.dir))
     }
 
-    /// Makes the database with its first commit, and the witness of it.
-    fn start(&self, options: &Options, secret: [u8; 16], testimony: &Testimony) -> Result<(), Trouble> {
-        let base = Base::open(&self.database(), options.sizes(), Purpose::Look)?;
+    /// What is left of a log that was never made to its end holds nothing; anything else is not to be removed.
+    fn check_unfinished(&self, database: &Path) -> Result<(), OpenError> {
+        let report = check::look(database).map_err(failed("look through", database))?;
+        // The database's own keyspace has tables from the beginning.
+        let tables = report.tables.iter().any(|table| !table.path.starts_with(database.join("keyspaces/0")));
+        if tables || report.journals.iter().any(|journal| journal.end > UNFINISHED_BYTES_MAX) {
+            return Err(self.damaged("the files `format` and `witness` are missing, and there are messages"));
+        }
+        Ok(())
+    }
+
+    /// Makes the database with its first commit.
+    pub(super) fn start(&self, options: &Options) -> Result<Base, Trouble> {
+        let mut secret = [0; 16];
+        File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut secret)).map_err(fjall::Error::from)?;
+        let filter = Arc::new(FilterFactory(Arc::new(Horizon::new(0, 0))));
+        let base = Base::open(&self.database(), options.sizes(), Purpose::Serve(filter))?;
         let mut batch = base.batch();
-        let key = commit_key(testimony.commit);
-        let commit = Commit { timestamp: testimony.timestamp, next_channel: 1, seq_max: testimony.seq_max };
-        batch.insert(&base.commits, key, commit.encode(&key, &[]));
+        let key = commit_key(1);
+        batch.insert(&base.commits, key, Commit { timestamp: 0, next_channel: 1, seq_max: 0 }.encode(&key, &[]));
         batch.insert(&base.state, mark_key(Mark::FingerprintKey), encode_fingerprint_key(secret));
         batch.commit()?;
-        Witness::create(&self.witness(), testimony).map_err(fjall::Error::from)?;
-        Ok(())
+        Ok(base)
     }
 
     /// Looks at the files. A commit that a crash left unfinished is cut off, unless the witness knows it as finished.
@@ -260,8 +180,8 @@ impl Folder {
                 self.witness().display()
             )));
         };
-        if !report.findings.is_empty() {
-            return Err(self.damaged(describe(&report)));
+        if !report.findings().is_empty() {
+            return Err(self.damaged(report));
         }
         let Some(journal) = report.unfinished() else { return Ok(0) };
         if let Some(last) = report.last_commit()
@@ -400,7 +320,8 @@ fn recall(base: &Base, dedup_messages: u32) -> Result<(Seen, Newest, u64), Troub
         if let Some(before) = newest.as_ref().map(|newest| newest.testimony.commit)
             && number != before + 1
         {
-            return Err(Trouble::Damaged(format!("commits {} to {} are missing", before + 1, number - 1)));
+            let missing = Commits { from: before + 1, to: number - 1, verb: ("is missing", "are missing") };
+            return Err(Trouble::Damaged(missing.to_string()));
         }
         if !entries.is_empty() {
             seen.begin(number, commit.timestamp);
@@ -411,10 +332,4 @@ fn recall(base: &Base, dedup_messages: u32) -> Result<(Seen, Newest, u64), Troub
         newest = Some(Newest { testimony, next_channel: commit.next_channel });
     }
     Ok((seen, newest.ok_or_else(none)?, split_commit_key(&oldest)?))
-}
-
-/// What a look at the files found, and what follows from it, for a person.
-fn describe(report: &Report) -> String {
-    let findings: Vec<String> = report.findings.iter().map(|finding| finding.to_string()).collect();
-    findings.join("; ")
 }

@@ -7,6 +7,7 @@
 //! | commits | number (8) | timestamp of its first message (8), next channel number (4), highest seq ever given (8), then for each message: fingerprint of sender and `client_msg_id` (8), channel (4), CRC of the content (4), seq (8) |
 //! | state | `n`, name | channel (4), floor (8): the sequences up to here are over |
 //! | state | `c`, channel (4), length of the client's name (1), client, `R` or `D` with device | where the cursor is (8) |
+//! | state | `h`, channel (4), sequence (8) | up to here messages were lost to damage (8) |
 //! | state | `m`, what | one number (8), or the key of the fingerprints (16) |
 #![forbid(unsafe_code)]
 
@@ -68,6 +69,21 @@ pub(super) fn cursor_key(channel: u32, client: &str, kind: CursorKind<'_>) -> Ve
         }
     }
     key
+}
+
+/// The channel of a cursor's key.
+pub(super) fn split_cursor_channel(key: &[u8]) -> Option<u32> {
+    key.strip_prefix(b"c")?.first_chunk().map(|number| u32::from_be_bytes(*number))
+}
+
+/// The key of a hole that damage left in a channel.
+pub(super) fn hole_key(channel: u32, from: u64) -> Vec<u8> {
+    [b"h", &message_key(channel, from)[..]].concat()
+}
+
+/// The channel of a hole's key, and where it begins.
+pub(super) fn split_hole_key(key: &[u8]) -> Decoded<(u32, u64)> {
+    split_message_key(key.get(1..).unwrap_or_default())
 }
 
 /// Single numbers of the whole log.

@@ -1,0 +1,114 @@
+//! A disk without room: writers are told so, readers go on, nothing that was accepted is lost, and service resumes by itself.
+
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use weir::store::{
+    Bounds, Failure, Log, Outcome, Retention, Write,
+    disk::{Disk, Options, verify},
+};
+
+use crate::common::{NOW_MS, RETENTION, all, append, commit, expire, folder, message, options, read_cursor, seqs};
+
+#[test]
+fn below_the_reserve_writers_are_refused_and_readers_are_not() {
+    let folder = folder();
+    let free = Arc::new(AtomicU64::new(1_000));
+    let quota = Arc::clone(&free);
+    let retention = Retention { age_ms: 60_000, ..RETENTION };
+    let options =
+        Options { reserve_bytes: 1_000, free_bytes: Box::new(move |_| Ok(quota.load(Ordering::Relaxed))), ..options(retention) };
+    let mut log = Disk::open(folder.path(), options).unwrap().0;
+    commit(&mut log, NOW_MS, &[append("user/a", message(1, b"x"))]);
+    free.store(999, Ordering::Relaxed);
+    let mut outcomes = Vec::new();
+    let cursor = Write::Advance { key: read_cursor("user/a", "a"), to: 1 };
+    for write in [append("user/a", message(2, b"y")), cursor] {
+        assert_eq!(log.commit(NOW_MS, &[write], &mut outcomes), Err(Failure::Full));
+    }
+    assert_eq!(log.bounds("user/a"), Ok(Bounds { first: 1, last: 1, lost: 0 }));
+    assert_eq!(all(&mut log, "user/a").len(), 1);
+    // What makes room is not refused.
+    expire(&mut log, NOW_MS + 100_000);
+    assert_eq!(log.bounds("user/a"), Ok(Bounds { first: 2, last: 1, lost: 0 }));
+    free.store(1_000, Ordering::Relaxed);
+    assert_eq!(seqs(&commit(&mut log, NOW_MS, &[append("user/a", message(2, b"y"))])), [2]);
+    assert_eq!(log.cursor(read_cursor("user/a", "a")), Ok(None));
+}
+
+/// A file system of 12 MB; gone with this value.
+struct Small<'a>(&'a Path);
+
+impl Small<'_> {
+    /// `None` where mounting is not permitted.
+    fn mount(at: &Path) -> Option<Small<'_>> {
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=12m", "tmpfs"]).arg(at).output();
+        mounted.is_ok_and(|output| output.status.success()).then_some(Small(at))
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).output();
+    }
+}
+
+fn send(log: &mut Disk, id: u64) -> Result<Outcome, Failure> {
+    let mut outcomes = Vec::new();
+    log.commit(NOW_MS, &[append("user/a", message(id, &[id as u8; 20_000]))], &mut outcomes)?;
+    Ok(outcomes[0])
+}
+
+/// Without a reserve the database itself comes to the end of the disk, in a journal or in a table.
+#[test]
+fn a_disk_that_is_really_full_loses_nothing_and_service_resumes() {
+    let folder = folder();
+    let Some(mounted) = Small::mount(folder.path()) else {
+        println!("not tested: mounting a file system is not permitted here");
+        return;
+    };
+    let dir = mounted.0.join("data");
+    let ballast = mounted.0.join("ballast");
+    for memtable_bytes in [16 << 20, 4 << 20] {
+        fs::write(&ballast, vec![1; 6 << 20]).unwrap();
+        let mut log = Disk::open(&dir, Options { memtable_bytes, ..options(RETENTION) }).unwrap().0;
+        let mut accepted = Vec::new();
+        let mut id = 0;
+        let failure = loop {
+            id += 1;
+            match send(&mut log, id) {
+                Ok(outcome) => accepted.extend(seqs(&[outcome])),
+                Err(failure) => break failure,
+            }
+            assert!(id < 10_000, "the disk does not fill up");
+        };
+        assert_eq!(failure, Failure::Full, "after {id} messages");
+        assert!(accepted.len() > 50, "{} were accepted", accepted.len());
+        assert_eq!(send(&mut log, id), Err(Failure::Full), "and it stays full");
+        fs::remove_file(&ballast).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let again = loop {
+            match send(&mut log, id) {
+                Ok(outcome) => break seqs(&[outcome]),
+                Err(_) => assert!(Instant::now() < deadline, "service does not resume"),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        // The one that failed has its place after those before it, whether it was stored then or now.
+        assert_eq!(again, [accepted.len() as u64 + 1]);
+        let stored = all(&mut log, "user/a");
+        assert_eq!(stored.iter().map(|message| message.seq).collect::<Vec<_>>(), (1..=again[0]).collect::<Vec<_>>());
+        assert_eq!(stored.iter().map(|message| message.from.2).collect::<Vec<_>>(), (1..=id).collect::<Vec<_>>());
+        drop(log);
+        assert_eq!(verify(&dir).unwrap().findings, Vec::<String>::new());
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
