@@ -57,8 +57,9 @@ pub fn payload(id: u64, length: usize) -> Vec<u8> {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        bytes.push(state as u8);
+        bytes.extend_from_slice(&state.to_le_bytes());
     }
+    bytes.truncate(length);
     bytes
 }
 

@@ -7,6 +7,15 @@ use weir::shard::{Control, Message};
 
 use crate::rng::Rng;
 
+/// Takes the first bytes of a stream.
+pub fn take(stream: &mut VecDeque<u8>, length: usize) -> Vec<u8> {
+    let (front, back) = stream.as_slices();
+    let mut bytes = front[..length.min(front.len())].to_vec();
+    bytes.extend_from_slice(&back[..length - bytes.len()]);
+    stream.drain(..length);
+    bytes
+}
+
 /// One TCP connection; index `n` belongs to peer `n`.
 pub struct Link {
     pub address: IpAddr,
@@ -49,7 +58,7 @@ impl Link {
     }
 
     /// The peer writes.
-    pub fn write(&mut self, bytes: impl Iterator<Item = u8>) {
+    pub fn write(&mut self, bytes: Vec<u8>) {
         if self.closed_at.is_none() {
             self.up.extend(bytes);
         }

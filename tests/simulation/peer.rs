@@ -12,7 +12,7 @@ mod answers;
 
 use crate::{
     model::Model,
-    network::Link,
+    network::{Link, take},
     plan::{CLASSES, Plan, SECOND_US},
     presence::Book,
     rng::Rng,
@@ -309,7 +309,7 @@ impl Peer {
         }
         let most = self.tx.len();
         let length = if rng.chance(50) { most } else { rng.range(1, most as u64) as usize };
-        link.write(self.tx.drain(..length));
+        link.write(take(&mut self.tx, length));
         self.written += length as u64;
         self.last_write_at = now;
         let mut passed = Vec::new();
@@ -345,15 +345,8 @@ impl Peer {
     }
 
     /// Takes bytes that were read, and handles the frames that are whole.
-    pub fn read(
-        &mut self,
-        now: u64,
-        bytes: impl Iterator<Item = u8>,
-        rng: &mut Rng,
-        model: &mut Model,
-        names: &[(String, String)],
-    ) {
-        self.rx.extend(bytes);
+    pub fn read(&mut self, now: u64, bytes: &[u8], rng: &mut Rng, model: &mut Model, names: &[(String, String)]) {
+        self.rx.extend_from_slice(bytes);
         let rx = std::mem::take(&mut self.rx);
         let mut used = 0;
         loop {

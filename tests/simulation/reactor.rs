@@ -12,7 +12,7 @@ use weir::{
 };
 
 use crate::{
-    network::{Envelope, Link, Mesh},
+    network::{Envelope, Link, Mesh, take},
     plan::Plan,
     rng::Rng,
 };
@@ -216,7 +216,7 @@ impl Reactor {
             }
             let most = link.up.len().min(if conn.decided { 16 * STEP_BYTES } else { STEP_BYTES });
             let length = if with.rng.chance(60) { most } else { with.rng.range(1, most as u64) as usize };
-            let bytes: Vec<u8> = link.up.drain(..length).collect();
+            let bytes = take(&mut link.up, length);
             let decided = conn.decided;
             self.shard.handle(now, Input::Received { conn: id, bytes: &bytes });
             if !decided || with.rng.chance(60) {

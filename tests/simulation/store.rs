@@ -60,9 +60,9 @@ impl Store {
         self.service.log()
     }
 
-    /// Something has come for it.
+    /// Something has come for it, to be looked at when it is done with what it has.
     pub fn wake(&mut self, at: u64) {
-        self.next_turn = self.next_turn.min(at);
+        self.next_turn = self.next_turn.min(at.max(self.busy_until.unwrap_or(0)));
     }
 
     /// One turn. The process will end at `crash_at`, and with it a commit that is not done by then.

@@ -9,7 +9,7 @@ use crate::{
     PROGRESS,
     disk::Disk,
     model::{Model, Totals},
-    network::{Link, Mesh},
+    network::{Link, Mesh, take},
     peer::{Mark, Peer},
     plan::{Plan, SECOND_US, SLACK_US, WALL_US},
     presence::Ways,
@@ -263,7 +263,7 @@ impl World {
         if !link.down.is_empty() {
             let length = self.rng.range(1, link.down.len() as u64) as usize;
             let length = if self.rng.chance(60) { link.down.len() } else { length };
-            peer.read(self.now, link.down.drain(..length), &mut self.rng, &mut self.model, &self.names);
+            peer.read(self.now, &take(&mut link.down, length), &mut self.rng, &mut self.model, &self.names);
         }
         if link.down_ended && link.down.is_empty() {
             peer.ended_at = Some(self.now);

@@ -6,7 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use weir::wire::{Decoded, Frame, body, decode};
 
 use super::{conn::Conn, conn::Due, model::Model, plan::Plan, shelf::Shelf, shelf::Spot, shelf::Truth};
-use crate::{disk::Disk, network::Link, plan::CLASSES, plan::SECOND_US, rng::Rng};
+use crate::{
+    disk::Disk,
+    network::{Link, take},
+    plan::CLASSES,
+    plan::SECOND_US,
+    rng::Rng,
+};
 
 /// When it acknowledges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,7 +198,7 @@ impl Device {
         if !link.down.is_empty() {
             let most = link.down.len();
             let length = if world.rng.chance(70) { most } else { world.rng.range(1, most as u64) as usize };
-            conn.rx.extend(link.down.drain(..length));
+            conn.rx.extend(take(&mut link.down, length));
             self.decode(world);
         }
         let Some(conn) = &mut self.conn else { return };
@@ -214,7 +220,7 @@ impl Device {
         let rx = std::mem::take(&mut conn.rx);
         let mut unpacker = std::mem::take(&mut conn.unpacker);
         let (batches, zstd) = (conn.batches, conn.zstd);
-        let limit = world.plan.base.max_body_bytes + 256;
+        let limit = world.plan.base.max_body_bytes + 512;
         let mut used = 0;
         loop {
             let bytes = &rx[used..];
@@ -279,7 +285,7 @@ impl Device {
         }
         let most = conn.tx.len();
         let length = if world.rng.chance(60) { most } else { world.rng.range(1, most as u64) as usize };
-        link.write(conn.tx.drain(..length));
+        link.write(take(&mut conn.tx, length));
         conn.last_write_at = world.now;
     }
 }

@@ -189,12 +189,20 @@ impl Device {
             conn.syncs.remove(1);
             return;
         }
-        // A request that was on its way for a while may have met the trouble that was.
-        let is_trouble = world.model.outage_until.is_some_and(|until| conn.opened_at <= until);
-        assert!(
-            is_trouble && matches!(code, ErrorCode::StoreFull | ErrorCode::StoreUnavailable),
-            "device {me} was refused something that is fine: {error:?}"
-        );
+        let right = match code {
+            // A request that was on its way for a while may have met the trouble that was.
+            ErrorCode::StoreFull | ErrorCode::StoreUnavailable => {
+                world.model.outage_until.is_some_and(|until| conn.opened_at <= until)
+            }
+            ErrorCode::Overloaded => world.plan.is_heavy(),
+            _ => false,
+        };
+        assert!(right, "device {me} was refused something that is fine: {error:?}");
+        if code == ErrorCode::Overloaded {
+            // Cursors may have been given up as well.
+            world.model.troubles += 1;
+            world.model.overloaded_at = Some(world.now);
+        }
         match kind {
             Some(FrameType::Send) => {
                 if let Some(at) = conn.mistakes.iter().position(|it| it.number == error.client_msg_id && it.number > 0) {
@@ -214,6 +222,11 @@ impl Device {
             Some(FrameType::Read) => {
                 assert!(conn.reads > 0, "device {me} got {error:?} for nothing");
                 conn.reads -= 1;
+            }
+            // The group is not named; it begins anew.
+            Some(FrameType::Join) if code == ErrorCode::Overloaded => {
+                world.links[conn.link].tear();
+                self.loses(world.now, world.rng);
             }
             other => panic!("device {me} got a refusal of {other:?}: {error:?}"),
         }

@@ -90,7 +90,8 @@ fn has_everything(device: &Device, disk: &mut Disk, model: &Model) {
         let saved = disk.cursor_now(CursorKey { channel, client: &device.client, kind }).unwrap_or(0);
         assert!(saved <= last, "device {me}: the log has cursor {saved} in {channel}, and the newest is {last}");
         // What it said while the disk failed is not said again.
-        let is_saved = saved == spot.acked || model.outage_until.is_some_and(|until| conn.opened_at <= until);
+        let lost = |at: Option<u64>| at.is_some_and(|at| conn.opened_at <= at);
+        let is_saved = saved == spot.acked || lost(model.outage_until) || lost(model.overloaded_at);
         assert!(is_saved, "device {me}: cursor {saved} in {channel}, it said {}", spot.acked);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use weir::wire::{AcceptedRef, PushRef, body};
 
-use super::ledger::{Key, Ledger};
+use super::ledger::{Kept, Key, Ledger};
 use crate::model::{Target, payload};
 
 /// One durable message, from before its first SEND.
@@ -46,6 +46,8 @@ pub struct Model {
     pub troubles: u64,
     /// The disk failed last at this time, as far as a request of now can have met it.
     pub outage_until: Option<u64>,
+    /// So much waited for the log that something was refused.
+    pub overloaded_at: Option<u64>,
     /// The last process ended then.
     pub ended_at: Option<u64>,
     /// For the last line of a run: how much was seen.
@@ -143,9 +145,6 @@ impl Model {
         assert_eq!((push.from_client, push.from_device, push.client_msg_id), from, "{channel} {seq} is another message");
         assert_eq!(push.timestamp, kept.timestamp, "{channel} {seq} has another timestamp");
         assert!(push.payload == kept.payload, "{channel} {seq} was altered");
-        let sender = self.device(push.from_client, push.from_device);
-        let sent = self.sent.get(&(sender, push.client_msg_id)).expect("what is in the ledger was sent");
-        assert!(push.payload == payload_of(sender, push.client_msg_id, sent.length), "{channel} {seq} is not what was sent");
         self.heard_of(channel, seq);
     }
 
@@ -170,6 +169,14 @@ impl Model {
 
     /// At the end: what was accepted is there, and no sender waits for an answer.
     pub fn judge(&self, ledger: &Ledger) {
+        for (channel, list) in ledger.channels() {
+            for Kept { key, payload, .. } in list {
+                let sender = self.device(&key.client, &key.device);
+                let sent = self.sent.get(&(sender, key.number)).unwrap_or_else(|| panic!("{key:?} is in the log, and never was"));
+                let same = *payload == payload_of(sender, key.number, sent.length) && channel == sent.target.channel();
+                assert!(same, "{key:?} is in the log of {channel}, and not as it was sent");
+            }
+        }
         for ((device, number), sent) in &self.sent {
             let key = self.key(*device, *number);
             let place = ledger.place(&key);

@@ -97,6 +97,9 @@ impl Plan {
             messages: rng.pick(&[10, 40, 120]),
             agenda: Vec::new(),
         };
+        if plan.is_heavy() && rng.chance(80) {
+            plan.messages = 10;
+        }
         plan.trouble(rng, fault);
         let quiet_at = plan.quiet_at;
         let marks_at = quiet_at + CALM_US;
@@ -108,6 +111,11 @@ impl Plan {
         plan.agenda.push((finale_at + 10 * SECOND_US, Event::End));
         plan.agenda.sort_by_key(|(at, _)| *at);
         plan
+    }
+
+    /// Messages are so large that they can fill what may wait for the log.
+    pub fn is_heavy(&self) -> bool {
+        self.payload_max > 10_000
     }
 
     fn trouble(&mut self, rng: &mut Rng, fault: Option<Fault>) {
