@@ -254,6 +254,10 @@ pub const STORE_DEDUP_MESSAGES_MAX: u32 = 1 << 28;
 pub const STORE_FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// Parts of `store.memtable_bytes` that may wait to be written to tables; one more is being filled.
 pub const STORE_SEALED_MEMTABLES_MAX: usize = 3;
+/// What a block of a table of messages holds, in bytes.
+pub const STORE_BLOCK_BYTES: u32 = 16 * 1024;
+/// So many new tables of messages are merged with the older ones at a time.
+pub const STORE_LEVEL0_TABLES: u8 = 8;
 /// Tables that are not merged yet; beyond it commits wait for the database.
 pub const STORE_LEVEL0_RUNS_MAX: usize = 18;
 /// A commit waits no longer than this for the database, in milliseconds; it looks so often.
@@ -284,6 +288,7 @@ pub const STORE_REPAIR_JUMP: u64 = 1 << 20;
 const _: () = assert!(STORE_MEMTABLE_BYTES_MIN <= STORE_MEMTABLE_BYTES_DEFAULT);
 const _: () = assert!(STORE_DEDUP_MESSAGES_DEFAULT <= STORE_DEDUP_MESSAGES_MAX);
 // The database waits for ever at 4 and 20.
+const _: () = assert!((STORE_LEVEL0_TABLES as usize) < STORE_LEVEL0_RUNS_MAX);
 const _: () = assert!(STORE_SEALED_MEMTABLES_MAX < 4 && STORE_LEVEL0_RUNS_MAX < 20);
 
 const _: () = assert!(RING_BATCH_BYTES_MAX < RING_BACKLOG_BYTES_HIGH && RING_BACKLOG_BYTES_HIGH < RING_BACKLOG_BYTES_MAX);

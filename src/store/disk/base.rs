@@ -10,14 +10,14 @@ use std::{
 
 use fjall::{
     AbstractTree as _, CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
-    compaction::filter::Factory,
-    config::{CompressionPolicy, FilterPolicy},
+    compaction::{Leveled, filter::Factory},
+    config::{BlockSizePolicy, CompressionPolicy, FilterPolicy},
 };
 
 use super::record::{Damaged, Message, message_key, split_message_key};
 use crate::limits::{
-    STORE_CACHED_FILES, STORE_GATE_LOOK_MS, STORE_GATE_MS_MAX, STORE_JOURNALS_BYTES, STORE_LEVEL0_RUNS_MAX,
-    STORE_SEALED_MEMTABLES_MAX,
+    STORE_BLOCK_BYTES, STORE_CACHED_FILES, STORE_GATE_LOOK_MS, STORE_GATE_MS_MAX, STORE_JOURNALS_BYTES, STORE_LEVEL0_RUNS_MAX,
+    STORE_LEVEL0_TABLES, STORE_SEALED_MEMTABLES_MAX,
 };
 
 /// What goes wrong with the database.
@@ -119,7 +119,13 @@ impl Base {
         };
         // Messages and commits are found by ranges, in which filters do not help.
         let unfiltered = || plain().filter_policy(FilterPolicy::disabled());
-        let messages = db.keyspace(KEYSPACES[0], unfiltered)?;
+        // A page of messages is about a block. Tables are merged late: each merge reads and writes all that it meets.
+        let merged_late = Leveled::default().with_l0_threshold(STORE_LEVEL0_TABLES);
+        let of_messages = || {
+            let blocks = BlockSizePolicy::all(STORE_BLOCK_BYTES);
+            unfiltered().data_block_size_policy(blocks).compaction_strategy(Arc::new(merged_late))
+        };
+        let messages = db.keyspace(KEYSPACES[0], of_messages)?;
         let commits = db.keyspace(KEYSPACES[1], unfiltered)?;
         let state = db.keyspace(KEYSPACES[2], plain)?;
         if [messages.id(), commits.id(), state.id()] != [1, COMMITS_ID, 3] {

@@ -120,6 +120,12 @@ pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error)
     move |cause| OpenError::Io { doing, path, cause }
 }
 
+/// A name in the folder that nothing has yet.
+pub(super) fn unused(dir: &Path, prefix: &str) -> PathBuf {
+    let name = |number: u32| dir.join(format!("{prefix}-{number}"));
+    (1..u32::MAX).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(0))
+}
+
 /// Does something with files that may be damaged in a way that makes the database panic. That becomes an error, or, where a panic ends
 /// the process, its last words.
 pub(super) fn catching<T>(dir: &Path, act: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {

@@ -21,7 +21,7 @@ use super::{
     base::{Base, Purpose, Trouble},
     check,
     engine::Engine,
-    error::{Commits, FORMAT, OpenError, failed},
+    error::{Commits, FORMAT, OpenError, failed, unused},
     heads::Heads,
     record::{Commit, Entry, Mark, commit_key, decode_fingerprint_key, encode_fingerprint_key, mark_key, split_commit_key},
     retention::{FilterFactory, Horizon, Walk},
@@ -135,7 +135,9 @@ impl Folder {
         let database = self.database();
         if database.exists() {
             self.check_unfinished(&database)?;
-            fs::remove_dir_all(&database).map_err(failed("remove what is unfinished in", &database))?;
+            let aside = unused(&self.dir, "unfinished");
+            fs::rename(&database, &aside).map_err(failed("move aside", &database))?;
+            log::warn!("store: {} was never finished; it is {} now", database.display(), aside.display());
         }
         self.start(options).map_err(|trouble| self.explain(trouble))?;
         let witness = self.witness();
@@ -146,7 +148,7 @@ impl Folder {
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", &self.dir))
     }
 
-    /// What is left of a log that was never made to its end holds nothing; anything else is not to be removed.
+    /// What is left of a log that was never made to its end holds nothing; anything else is damaged.
     fn check_unfinished(&self, database: &Path) -> Result<(), OpenError> {
         let report = check::look(database).map_err(failed("look through", database))?;
         // The database's own keyspace has tables from the beginning.

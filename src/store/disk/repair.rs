@@ -16,7 +16,7 @@ use super::{
     base::{Base, Purpose},
     check::{self, Report},
     copy::copy,
-    error::{Commits, FORMAT, OpenError, catching, failed},
+    error::{Commits, FORMAT, OpenError, catching, failed, unused},
     journal,
     open::Folder,
     record::{Mark, encode_number, mark_key},
@@ -41,8 +41,13 @@ pub struct Repaired {
 pub fn repair(dir: &Path, options: &Options) -> Result<Repaired, OpenError> {
     let folder = Arc::new(Folder::take(dir, false)?);
     let witness = folder.read_witness()?.newest;
-    let mut repair =
-        Repair { set_aside: unused(&folder.dir), steps: Vec::new(), folder, options, testimony: witness.unwrap_or_default() };
+    let mut repair = Repair {
+        set_aside: unused(&folder.dir, "before-repair"),
+        steps: Vec::new(),
+        folder,
+        options,
+        testimony: witness.unwrap_or_default(),
+    };
     repair.check_format()?;
     fs::create_dir(&repair.set_aside).map_err(failed("make the directory", &repair.set_aside))?;
     repair.keep(&repair.folder.witness())?;
@@ -55,12 +60,6 @@ pub fn repair(dir: &Path, options: &Options) -> Result<Repaired, OpenError> {
         repair.anew()?;
     }
     Ok(Repaired { steps: repair.steps, set_aside: repair.set_aside })
-}
-
-/// A name in the folder that nothing has yet.
-fn unused(dir: &Path) -> PathBuf {
-    let name = |number: u32| dir.join(format!("before-repair-{number}"));
-    (1..u32::MAX).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(0))
 }
 
 struct Repair<'a> {
