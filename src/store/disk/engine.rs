@@ -353,9 +353,22 @@ impl Engine {
         self.heads.trim();
         let start = page.len();
         let messages = self.base.range(head.number, from.max(head.first), head.last);
-        for guard in messages.take(limit.messages as usize) {
+        let mut count = 0;
+        for guard in messages {
             let (key, value) = guard.into_inner().map_err(Trouble::Database)?;
-            let body = Message::decode(&key, &value)?.body;
+            let body = match Message::decode(&key, &value) {
+                Ok(message) => message.body,
+                // What comes before it goes first; then it is left out, and whoever waits for it is told that it is lost.
+                Err(_) if page.len() > start => break,
+                Err(damaged) => {
+                    log::error!("store: a message of {name} cannot be read, try `weir log verify`: {}", damaged.0);
+                    continue;
+                }
+            };
+            count += 1;
+            if count > limit.messages {
+                break;
+            }
             if page.len() > start && page.len() + 4 + body.len() - start > limit.bytes as usize {
                 break;
             }

@@ -86,6 +86,8 @@ pub struct Disk {
     options: Options,
     folder: Folder,
     state: State,
+    /// The last commit found less than the reserve free.
+    is_full: bool,
 }
 
 enum State {
@@ -111,7 +113,7 @@ impl Disk {
     pub fn open(dir: &Path, options: Options) -> Result<(Disk, Opened), OpenError> {
         let folder = Folder::take(dir, true)?;
         let (engine, opened) = catching(dir, || folder.engine(&options))?;
-        Ok((Disk { options, folder, state: State::Open(Box::new(engine)) }, opened))
+        Ok((Disk { options, folder, state: State::Open(Box::new(engine)), is_full: false }, opened))
     }
 
     /// Where it is.
@@ -220,7 +222,18 @@ impl Disk {
 
 impl Log for Disk {
     fn commit(&mut self, wall_ms: u64, writes: &[Write<'_>], outcomes: &mut Vec<Outcome>) -> Result<(), Failure> {
-        if !self.has_room()? {
+        let is_full = !self.has_room()?;
+        if std::mem::replace(&mut self.is_full, is_full) != is_full {
+            let (dir, reserve) = (self.folder.dir.display(), self.options.reserve_bytes);
+            match is_full {
+                true => log::warn!(
+                    "store: less than {reserve} bytes are free in {dir}: durable messages are refused with STORE_FULL until there is \
+                     room; make some, or lower store.reserve_bytes"
+                ),
+                false => log::info!("store: there is room in {dir} again"),
+            }
+        }
+        if is_full {
             return Err(Failure::Full);
         }
         self.change(|engine| engine.commit(wall_ms, writes, outcomes))

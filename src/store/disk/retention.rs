@@ -182,8 +182,11 @@ fn search(base: &Base, head: &mut Head, may_stay: impl Fn(&Found) -> bool) -> Re
 pub(super) enum Walk {
     /// None is under way.
     Idle,
-    /// For messages older than `cut`; channels up to `after` were looked at.
-    Under { cut: u64, after: Vec<u8> },
+    /// For messages older than `cut`; channels up to `after` were looked at. One that cannot be read keeps all that is over on the
+    /// disk: the database would remove it by age, and with it the channel's sequences.
+    Under { cut: u64, after: Vec<u8>, is_damaged: bool },
+    /// The last one met a channel that cannot be read: not again before this time.
+    Resting { until_ms: u64 },
 }
 
 impl Engine {
@@ -195,39 +198,61 @@ impl Engine {
             // A message that comes now is not over, wherever the host's clock goes.
             self.clock.observe(cut);
         }
+        let every_ms = (self.retention.age_ms / STORE_WALKS_PER_AGE).max(STORE_WALK_MS_MIN);
         match std::mem::replace(&mut self.walk, Walk::Idle) {
-            Walk::Idle => {
-                let every_ms = (self.retention.age_ms / STORE_WALKS_PER_AGE).max(STORE_WALK_MS_MIN);
+            Walk::Resting { until_ms } if wall_ms < until_ms => {
+                self.walk = Walk::Resting { until_ms };
+                Ok(false)
+            }
+            Walk::Idle | Walk::Resting { .. } => {
                 let due = Clock::wall_ms(self.expired) >= Clock::wall_ms(self.horizon.expired()) + every_ms;
                 if due {
-                    self.walk = Walk::Under { cut: self.expired, after: b"n".to_vec() };
+                    self.walk = Walk::Under { cut: self.expired, after: b"n".to_vec(), is_damaged: false };
                 }
                 Ok(due)
             }
-            Walk::Under { cut, after } => {
-                self.walk = self.step(cut, &after)?;
-                Ok(self.walk != Walk::Idle)
+            Walk::Under { cut, after, is_damaged } => {
+                self.walk = match self.step(cut, &after, is_damaged)? {
+                    Walk::Resting { .. } => Walk::Resting { until_ms: wall_ms + every_ms },
+                    walk @ (Walk::Idle | Walk::Under { .. }) => walk,
+                };
+                Ok(matches!(self.walk, Walk::Under { .. }))
             }
         }
     }
 
-    fn step(&mut self, cut: u64, after: &[u8]) -> Result<Walk, Trouble> {
+    /// The newest message of a channel record, if it is above the floor.
+    fn newest_of(&self, key: &[u8], value: &[u8]) -> Result<(Channel, Option<Found>), Trouble> {
+        let channel = Channel::decode(key, value)?;
+        let newest = self.base.newest(channel.number, channel.floor + 1)?;
+        Ok((channel, newest))
+    }
+
+    fn step(&mut self, cut: u64, after: &[u8], mut is_damaged: bool) -> Result<Walk, Trouble> {
         self.base.gate()?;
         let mut draft = self.draft();
         let mut next = None;
         let range = (Bound::Excluded(after.to_vec()), Bound::Excluded(b"o".to_vec()));
         for guard in self.base.state.range(range).take(STORE_WALK_CHANNELS) {
             let (key, value) = guard.into_inner()?;
-            let Channel { number, floor } = Channel::decode(&key, &value)?;
-            if let Some(newest) = self.base.newest(number, floor + 1)?
-                && newest.timestamp < cut
-            {
-                draft.state.insert(key.to_vec(), Some(Channel { number, floor: newest.seq }.encode(&key)));
-                draft.floors.push((number, newest.seq));
+            match self.newest_of(&key, &value) {
+                Ok((Channel { number, .. }, Some(newest))) if newest.timestamp < cut => {
+                    draft.state.insert(key.to_vec(), Some(Channel { number, floor: newest.seq }.encode(&key)));
+                    draft.floors.push((number, newest.seq));
+                }
+                Ok(_) => {}
+                // One channel that cannot be read is no reason to stop serving all others.
+                Err(trouble) => {
+                    log::error!("store: a channel cannot be read, try `weir log verify`: {trouble}");
+                    is_damaged = true;
+                }
             }
             next = Some(key.to_vec());
         }
         let Some(next) = next else {
+            if is_damaged {
+                return Ok(Walk::Resting { until_ms: 0 });
+            }
             // All channels were looked at: from now on the database may remove what is older.
             let key = mark_key(Mark::Expired);
             draft.state.insert(key.to_vec(), Some(encode_number(key, cut)));
@@ -238,6 +263,6 @@ impl Engine {
         if !draft.state.is_empty() {
             self.finish(draft)?;
         }
-        Ok(Walk::Under { cut, after: next })
+        Ok(Walk::Under { cut, after: next, is_damaged })
     }
 }
