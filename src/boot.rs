@@ -12,7 +12,7 @@ use std::{
     rc::Rc,
     sync::{Arc, mpsc},
     thread::JoinHandle,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
@@ -24,9 +24,9 @@ use crate::{
     control::{self, Ended, Order, Stats},
     ids::ShardId,
     limits::{
-        DESCRIPTORS_PER_SHARD, INBOUND_BYTES_PER_SHARD, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, RECEIVE_BUFFERS_PER_SHARD_MAX,
-        RECEIVE_BUFFERS_PER_SHARD_MIN, RING_BATCHES_MAX, RING_BATCHES_MIN, SLOTS_PER_SHARD_MAX, SPARE_DESCRIPTORS,
-        SPARE_SLOTS_MIN, SPARE_SLOTS_SHARE, STORE_DESCRIPTORS,
+        DESCRIPTORS_PER_SHARD, INBOUND_BYTES_PER_SHARD, LISTEN_RETRY_MS, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS,
+        RECEIVE_BUFFERS_PER_SHARD_MAX, RECEIVE_BUFFERS_PER_SHARD_MIN, RING_BATCHES_MAX, RING_BATCHES_MIN, SLOTS_PER_SHARD_MAX,
+        SPARE_DESCRIPTORS, SPARE_SLOTS_MIN, SPARE_SLOTS_SHARE, STORE_DESCRIPTORS,
     },
     mesh::{Port, mesh},
     reactor::{self, Clock, Envelope, Kind, Peers, Setup, socket},
@@ -379,15 +379,27 @@ fn some_or_max(limit: u32) -> u32 {
     if limit == 0 { u32::MAX } else { limit }
 }
 
+/// Whether somebody else listens there. A gateway that was killed just now may still be giving its port back.
+fn is_taken(address: SocketAddr) -> bool {
+    let deadline = Instant::now() + Duration::from_millis(LISTEN_RETRY_MS);
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Ok(_) | Err(_) => return false,
+        }
+        if Instant::now() >= deadline {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// A listener for each shard, all on one address.
 fn listen(config: &Config, shards: u16) -> anyhow::Result<(SocketAddr, Vec<OwnedFd>)> {
     let options =
         socket::ListenOptions { backlog: socket::listen_backlog(), user_timeout_ms: config.timeouts.tcp_user_timeout_ms };
     // Our own listeners share the port by SO_REUSEPORT, which would let a second gateway join in unnoticed: look first.
-    if config.listen.port() != 0
-        && let Err(error) = TcpListener::bind(config.listen)
-        && error.kind() == io::ErrorKind::AddrInUse
-    {
+    if config.listen.port() != 0 && is_taken(config.listen) {
         let port = config.listen.port();
         anyhow::bail!(
             "{} is in use already; to see by whom: ss -ltnp 'sport = :{port}', or pick another with --listen",

@@ -202,6 +202,11 @@ pub const STORE_RETRY_MS: u64 = 1_000;
 /// Cursors saved, and devices put in line again, in one turn.
 pub const CURSORS_PER_TURN: usize = 1024;
 
+/// Damaged channels that the log speaks of, once each.
+pub const STORE_DAMAGE_REPORTS_MAX: usize = 1024;
+/// A port that another process holds is tried for so long: one that was killed may take a moment to give it back, in milliseconds.
+pub const LISTEN_RETRY_MS: u64 = 1_000;
+
 /// Batches that are sent even though the turn goes on: keeps entries of the ring from growing without end.
 pub const RING_BATCH_BYTES_MAX: usize = 64 * 1024;
 /// Beyond this many bytes that wait on one shard for room in its rings to the others, its connections are no longer read.

@@ -40,10 +40,10 @@ impl NotAccepted {
             NotAccepted::StoreFull => (
                 ErrorCode::StoreFull,
                 1_000,
-                "the disk has no room for more messages; send it again later, with the same client_msg_id",
+                "the disk has no room for more; try again later, a SEND with the same client_msg_id",
             ),
             NotAccepted::StoreUnavailable => {
-                (ErrorCode::StoreUnavailable, 1_000, "the log cannot be used now; send it again, with the same client_msg_id")
+                (ErrorCode::StoreUnavailable, 1_000, "the log cannot be used now; try again, a SEND with the same client_msg_id")
             }
             NotAccepted::IdReused => {
                 (ErrorCode::MessageIdReused, 0, "this client_msg_id was used before, for another message; choose a new one")

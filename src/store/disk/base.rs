@@ -31,6 +31,25 @@ pub(super) enum Trouble {
     Behind,
 }
 
+impl Trouble {
+    /// What is on the disk is not what was written: trying again is of no use.
+    pub(super) fn is_damage(&self) -> bool {
+        use fjall::{Error, LsmError};
+        match self {
+            Trouble::Damaged(_) => true,
+            Trouble::Database(Error::Storage(error)) => matches!(
+                error,
+                LsmError::ChecksumMismatch { .. }
+                    | LsmError::Decompress(_)
+                    | LsmError::InvalidTag(_)
+                    | LsmError::InvalidTrailer
+                    | LsmError::InvalidHeader(_)
+            ),
+            Trouble::Database(_) | Trouble::Behind => false,
+        }
+    }
+}
+
 impl From<fjall::Error> for Trouble {
     fn from(error: fjall::Error) -> Trouble {
         Trouble::Database(error)

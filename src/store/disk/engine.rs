@@ -2,7 +2,11 @@
 //! not be so any more, and the engine is thrown away and opened again.
 #![forbid(unsafe_code)]
 
-use std::{collections::HashMap, hash::Hasher as _, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hasher as _,
+    sync::Arc,
+};
 
 use fjall::OwnedWriteBatch;
 use siphasher::sip::SipHasher13;
@@ -19,7 +23,7 @@ use super::{
     witness::{Testimony, Witness},
 };
 use crate::{
-    limits::{STORE_COMMITS_REMOVED_MAX, STORE_FLOOR_STEP_MAX, STORE_FLOOR_STEP_MIN},
+    limits::{STORE_COMMITS_REMOVED_MAX, STORE_DAMAGE_REPORTS_MAX, STORE_FLOOR_STEP_MAX, STORE_FLOOR_STEP_MIN},
     store::{Bounds, Clock, CursorKey, Outcome, PageLimit, Retention, Write, message_bytes},
     wire::PushRef,
 };
@@ -45,6 +49,8 @@ pub(super) struct Engine {
     /// Sequences up to here are not given (again).
     pub(super) lost: u64,
     pub(super) walk: Walk,
+    /// Channels whose damage was reported.
+    pub(super) damaged: HashSet<u32>,
 }
 
 /// A commit in the making.
@@ -347,35 +353,69 @@ impl Engine {
         Ok(Some(head))
     }
 
-    /// See [`crate::store::Log::read`].
+    /// See [`crate::store::Log::read`]. What is damaged is left out, as lost, once all before it was read.
     pub(super) fn read(&mut self, name: &str, from: u64, limit: PageLimit, page: &mut Vec<u8>) -> Result<Bounds, Trouble> {
         let Some(head) = self.head(name)? else { return Ok(self.bounds_of(None)) };
         self.heads.trim();
         let start = page.len();
-        let messages = self.base.range(head.number, from.max(head.first), head.last);
-        let mut count = 0;
-        for guard in messages {
-            let (key, value) = guard.into_inner().map_err(Trouble::Database)?;
-            let body = match Message::decode(&key, &value) {
-                Ok(message) => message.body,
-                // What comes before it goes first; then it is left out, and whoever waits for it is told that it is lost.
-                Err(_) if page.len() > start => break,
-                Err(damaged) => {
-                    log::error!("store: a message of {name} cannot be read, try `weir log verify`: {}", damaged.0);
-                    continue;
-                }
-            };
-            count += 1;
-            if count > limit.messages {
+        let mut from = from.max(head.first);
+        while let Err(trouble) = self.read_run(&head, from, limit, page) {
+            if !trouble.is_damage() {
+                return Err(trouble);
+            }
+            if page.len() > start {
                 break;
             }
+            self.report_damage(name, head.number, &trouble);
+            let Some(next) = self.readable_after(&head, from)? else { break };
+            from = next;
+        }
+        Ok(self.bounds_of(Some(head)))
+    }
+
+    fn read_run(&self, head: &Head, from: u64, limit: PageLimit, page: &mut Vec<u8>) -> Result<(), Trouble> {
+        let start = page.len();
+        for guard in self.base.range(head.number, from, head.last).take(limit.messages as usize) {
+            let (key, value) = guard.into_inner().map_err(Trouble::Database)?;
+            let body = Message::decode(&key, &value)?.body;
             if page.len() > start && page.len() + 4 + body.len() - start > limit.bytes as usize {
                 break;
             }
             page.extend_from_slice(&(body.len() as u32).to_le_bytes());
             page.extend_from_slice(body);
         }
-        Ok(self.bounds_of(Some(head)))
+        Ok(())
+    }
+
+    /// The first message behind damage that begins at `damaged`: found in steps that double, then by halves.
+    fn readable_after(&self, head: &Head, damaged: u64) -> Result<Option<u64>, Trouble> {
+        let probe = |at: u64| match self.base.at_or_after(head.number, at) {
+            Err(trouble) if trouble.is_damage() => Ok(None),
+            found => found.map(Some),
+        };
+        let (mut low, mut step, mut best) = (damaged, 1, None);
+        while low + step <= head.last && best.is_none() {
+            match probe(low + step)? {
+                None => (low, step) = (low + step, step * 2),
+                Some(found) => best = Some((low + step, found)),
+            }
+        }
+        let Some((mut high, mut found)) = best else { return Ok(None) };
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            match probe(middle)? {
+                None => low = middle,
+                Some(earlier) => (high, found) = (middle, earlier),
+            }
+        }
+        Ok(found.map(|found| found.seq))
+    }
+
+    /// Once for each channel: clients may ask as often as they like.
+    fn report_damage(&mut self, name: &str, number: u32, trouble: &Trouble) {
+        if self.damaged.len() < STORE_DAMAGE_REPORTS_MAX && self.damaged.insert(number) {
+            log::error!("store: messages of {name} cannot be read, and are told as lost; try `weir log verify`: {trouble}");
+        }
     }
 
     /// See [`crate::store::Log::bounds`].

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    collections::HashSet,
     fmt,
     fs::{self, File, OpenOptions},
     io::{self, Read as _},
@@ -72,7 +73,8 @@ impl Folder {
         let lock_path = dir.join("lock");
         if !lock_path.exists() {
             let mut entries = fs::read_dir(dir).map_err(failed("list", dir))?;
-            if entries.next().is_some() {
+            // A copy that left empty files out is ours all the same.
+            if entries.next().is_some() && !dir.join("format").exists() {
                 return Err(OpenError::Foreign { dir: dir.to_path_buf() });
             }
             if !make {
@@ -273,6 +275,7 @@ impl Folder {
             expired: 0,
             lost: 0,
             walk: Walk::Idle,
+            damaged: HashSet::new(),
         };
         self.load_marks(&mut engine).map_err(|trouble| self.explain(trouble))?;
         Ok(engine)
