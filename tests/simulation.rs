@@ -48,7 +48,7 @@ const SEEDS: u64 = 300;
 /// Enough to see what they have in common.
 const FAILURES_MAX: usize = 10;
 /// A bug that was put in on purpose is found by one of so many.
-const FAULT_SEEDS: u64 = 100;
+const FAULT_SEEDS: u64 = 400;
 
 thread_local! {
     /// Where a run is, for whoever reports its failure.

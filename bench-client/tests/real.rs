@@ -298,7 +298,8 @@ fn a_gateway_that_is_killed_and_started_again_has_lost_nothing_that_it_accepted(
         let target = gateway.target.clone();
         let file = tempfile::NamedTempFile::new().expect("a file");
         let json = file.path().to_str().expect("text");
-        let made = ["--durable", "--reconnect", "--duration", "4s", "--target", &target, "--json", json];
+        // Long enough for a gateway that starts on a busy machine.
+        let made = ["--durable", "--reconnect", "--duration", "8s", "--target", &target, "--json", json];
         let output = thread::scope(|scope| {
             let run = scope.spawn(|| bench(&[scenario, &made].concat()));
             thread::sleep(Duration::from_millis(1_500));
