@@ -75,6 +75,8 @@ pub(crate) struct Lines {
     gone: HashMap<u32, u64>,
     /// For the few lines that had any.
     faults: HashMap<u32, LineFaults>,
+    /// No message was sent since the last phase of the run.
+    is_unchanged: bool,
 }
 
 impl Lines {
@@ -100,8 +102,9 @@ impl Lines {
         (line.here, line.unacked) = (0, 0);
     }
 
-    /// All connections ended in good order, and the next phase of the run begins.
-    pub(crate) fn resume(&mut self) {
+    /// All connections ended in good order, and the next phase of the run begins. Whether nothing was sent in between.
+    pub(crate) fn resume(&mut self, is_unchanged: bool) {
+        self.is_unchanged = is_unchanged;
         for line in &mut self.lines {
             *line = Line { here: 0, unacked: 0, is_ack_planned: false, is_orderly: line.next > 0, ..*line };
         }
@@ -124,7 +127,8 @@ impl Lines {
             return adds_up;
         }
         let is_known = if std::mem::take(&mut line.is_orderly) {
-            cursors.received == line.acked && cursors.read == line.read
+            let is_last = !self.is_unchanged || cursors.last + 1 == line.next;
+            is_last && cursors.received == line.acked && cursors.read == line.read
         } else {
             cursors.received <= line.acked && cursors.read <= line.read
         };
@@ -309,7 +313,7 @@ mod tests {
             feed(&mut lines, &[11, 12, 13]);
             lines.line_mut(0).acked = 13;
             if is_orderly {
-                lines.resume()
+                lines.resume(false)
             } else {
                 lines.close(0)
             }
@@ -324,6 +328,12 @@ mod tests {
         assert!(!placed(&Cursors { unread: 3, ..cursors(13, 13) }, true));
         assert!(!placed(&Cursors { read: 2, unread: 11, ..cursors(13, 13) }, true), "nothing was read");
         assert!(!placed(&Cursors { first: 15, ..cursors(13, 13) }, true));
+        let unchanged = |last| {
+            let mut lines = lines();
+            lines.resume(true);
+            lines.place(0, &Cursors { unread: last, ..cursors(10, last) })
+        };
+        assert!(unchanged(10) && !unchanged(11), "nothing was sent");
     }
 
     #[test]

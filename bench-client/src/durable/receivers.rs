@@ -46,11 +46,11 @@ impl Receivers {
         }
     }
 
-    /// Goes on where an earlier phase of the run left its lines, in good order.
-    pub(crate) fn resume(&mut self, lines: Lines) {
+    /// Goes on where an earlier phase of the run left its lines, in good order. Whether nothing was sent in between.
+    pub(crate) fn resume(&mut self, lines: Lines, is_unchanged: bool) {
         assert_eq!(lines.len(), self.lines.len(), "phases of a run have the same receivers");
         self.lines = lines;
-        self.lines.resume();
+        self.lines.resume(is_unchanged);
     }
 
     pub(crate) fn lines(&self) -> &Lines {

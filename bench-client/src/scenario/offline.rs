@@ -117,7 +117,7 @@ impl Inbox {
         let extent = Extent { senders: 0, receivers, outgoing: 0, incoming, channels: mail.channels() };
         let mut durable = Durable::new(plan.receiving.expect("receivers have a window"), &extent);
         if let Some(lines) = lines {
-            durable.receivers.resume(lines);
+            durable.receivers.resume(lines, matches!(errand, Errand::Look));
         }
         let of_receiver = |local: u32| match errand {
             Errand::Fetch { expected } => expected[(plan.client(worker, local) - mail.senders) as usize],
