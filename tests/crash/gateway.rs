@@ -29,13 +29,13 @@ pub struct Gateway {
 
 impl Gateway {
     /// Starts one over `data`, whose words go to a file behind those of its predecessors. Does not wait for it.
-    pub fn spawn(data: &str, log: &Path) -> (Gateway, Ready) {
+    pub fn spawn(reactor: &str, data: &str, log: &Path) -> (Gateway, Ready) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WEIR_")) {
             command.env_remove(name);
         }
         let words = File::options().create(true).append(true).open(log).expect("the log can be written");
-        command.args(["serve", "--dev", "--shards", "3", "--listen", "127.0.0.1:0", "--data", data]);
+        command.args(["serve", "--dev", "--shards", "3", "--listen", "127.0.0.1:0", "--reactor", reactor, "--data", data]);
         command.args(["--limits-frames-per-second", "0", "--limits-bytes-per-second", "0", "--timeouts-drain-ms", "2000"]);
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(words);
         let mut child = command.spawn().expect("weir can be started");
@@ -53,8 +53,8 @@ impl Gateway {
     }
 
     /// Starts one and waits until it listens.
-    pub fn start(data: &str, log: &Path) -> (Gateway, SocketAddr) {
-        let (mut gateway, ready) = Gateway::spawn(data, log);
+    pub fn start(reactor: &str, data: &str, log: &Path) -> (Gateway, SocketAddr) {
+        let (mut gateway, ready) = Gateway::spawn(reactor, data, log);
         match ready.0.recv_timeout(PATIENCE) {
             Ok(address) => (gateway, address),
             Err(_) => {

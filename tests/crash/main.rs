@@ -15,7 +15,8 @@ mod sender;
 mod world;
 
 use std::{
-    path::Path,
+    net::SocketAddr,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     thread::{Scope, ScopedJoinHandle},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -35,6 +36,9 @@ use world::{Plan, World, await_true};
 const ROUNDS: u64 = 3;
 /// From one start to the kill that ends it, in milliseconds.
 const ROUND_MS: (u64, u64) = (50, 1_500);
+/// A start that is disturbed lives at most so long, in milliseconds.
+const START_MS: u64 = 400;
+const REACTORS: [&str; 2] = ["uring", "epoll"];
 /// How long everything may take to be answered, and delivered, once the gateway lives on.
 const SETTLE: Duration = Duration::from_secs(120);
 
@@ -62,6 +66,8 @@ struct Abuse {
     harm: Harm,
     /// `--data`.
     data: String,
+    /// Where all gateways of the run say what they have to say.
+    log: PathBuf,
     /// From one start to the end of the round, in milliseconds.
     round_ms: (u64, u64),
 }
@@ -70,6 +76,36 @@ impl Abuse {
     /// What ACCEPTED must say.
     fn durability(&self) -> Durability {
         if self.data == "memory" { Durability::Memory } else { Durability::Fsync }
+    }
+
+    /// On one reactor or the other.
+    fn start(&self, rng: &mut Rng) -> (Gateway, SocketAddr) {
+        Gateway::start(rng.pick(&REACTORS), &self.data, &self.log)
+    }
+
+    fn strike(&mut self, gateway: Gateway) {
+        gateway.kill();
+        if let Harm::PowerCut(disk) = &mut self.harm {
+            disk.cut();
+        }
+    }
+
+    /// Sometimes the next one is struck too, before it is ready: what it does first must bear that as well.
+    fn disturb_start(&mut self, rng: &mut Rng) {
+        while !matches!(self.harm, Harm::Nothing) && rng.chance(30) {
+            let (gateway, _ready) = Gateway::spawn(rng.pick(&REACTORS), &self.data, &self.log);
+            std::thread::sleep(Duration::from_millis(rng.range(1, START_MS)));
+            self.strike(gateway);
+        }
+    }
+}
+
+/// Lets all threads of a run go when it is left, though a start of the gateway may have failed.
+struct Ending<'a>(&'a World);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -80,27 +116,23 @@ struct Outcome {
 }
 
 /// Lets senders and devices loose on a gateway, kills it, and holds what is there in the end against what was promised.
-fn run(plan: Plan, mut abuse: Abuse, log: &Path) -> Outcome {
+fn run(plan: Plan, mut abuse: Abuse) -> Outcome {
     let world = World::new(plan);
     let mut rng = Rng::new(plan.seed);
-    let (durability, data) = (abuse.durability(), abuse.data.as_str());
-    eprintln!("seed {}: {} rounds, data: {data}", plan.seed, abuse.rounds);
+    eprintln!("seed {}: {} rounds, data: {}", plan.seed, abuse.rounds, abuse.data);
     let (sent, devices, history, gateway) = std::thread::scope(|scope| {
-        let senders: Vec<_> = (0..plan.senders)
-            .map(|index| {
-                scope.spawn({
-                    let sender = Sender::new(&world, index, durability);
-                    || sender.run()
-                })
-            })
-            .collect();
+        let ending = Ending(&world);
+        let sender = |index| Sender::new(&world, index, abuse.durability());
+        let senders: Vec<_> = (0..plan.senders).map(sender).map(|sender| scope.spawn(|| sender.run())).collect();
         let mut devices = Vec::new();
         for client in 0..plan.clients {
             for (name, memory) in [("own", Memory::Own), ("gateways", Memory::Gateways)] {
                 devices.push(follow(scope, &world, client, name.to_owned(), memory, true));
             }
         }
-        let (mut gateway, mut address) = Gateway::start(data, log);
+        // The very first start, which makes the folder, is no exception.
+        abuse.disturb_start(&mut rng);
+        let (mut gateway, mut address) = abuse.start(&mut rng);
         for round in 1..=abuse.rounds {
             world.move_to(Some(address));
             // Somebody who has never been here before.
@@ -112,14 +144,11 @@ fn run(plan: Plan, mut abuse: Abuse, log: &Path) -> Outcome {
                 world.found("died", format!("the gateway ended by itself: {status}"));
             }
             if !matches!(abuse.harm, Harm::Nothing) {
-                gateway.kill();
                 world.move_to(None);
-                if let Harm::PowerCut(disk) = &mut abuse.harm {
-                    disk.cut();
-                }
-                disturb_start(&mut rng, data, log);
+                abuse.strike(gateway);
+                abuse.disturb_start(&mut rng);
                 let begun = Instant::now();
-                (gateway, address) = Gateway::start(data, log);
+                (gateway, address) = abuse.start(&mut rng);
                 report(&world, &format!("round {round}: killed after {lived:?}, back in {:?}", begun.elapsed()));
             }
         }
@@ -133,7 +162,7 @@ fn run(plan: Plan, mut abuse: Abuse, log: &Path) -> Outcome {
         if !await_true(SETTLE, || devices.iter().all(ScopedJoinHandle::is_finished)) {
             world.found("stuck", "devices still wait for messages");
         }
-        world.end();
+        drop(ending);
         let sent: Vec<_> = senders.into_iter().map(|sender| sender.join().expect("senders do not panic")).collect();
         let devices: Vec<_> = devices.into_iter().map(|device| device.join().expect("devices do not panic")).collect();
         (sent, devices, history, gateway)
@@ -141,8 +170,8 @@ fn run(plan: Plan, mut abuse: Abuse, log: &Path) -> Outcome {
     ledger::check(&world, &sent, &devices, &history);
     report(&world, "settled");
     let said = gateway.said();
-    if data != "memory" {
-        restart_in_order(&world, gateway, data, log, &history);
+    if abuse.data != "memory" {
+        restart_in_order(&world, gateway, &abuse, &mut rng, &history);
     }
     Outcome { findings: world.findings(), said }
 }
@@ -159,15 +188,6 @@ fn follow<'scope, 'world: 'scope>(
     scope.spawn(|| device.run())
 }
 
-/// Sometimes the next one is killed too, before it is ready: what it does first must bear that as well.
-fn disturb_start(rng: &mut Rng, data: &str, log: &Path) {
-    while rng.chance(30) {
-        let (gateway, _ready) = Gateway::spawn(data, log);
-        std::thread::sleep(Duration::from_millis(rng.range(1, 60)));
-        gateway.kill();
-    }
-}
-
 fn read(world: &World, address: &str) -> History {
     ledger::read_history(world, address).unwrap_or_else(|error| {
         world.found("lost", format!("the history cannot be read: {error}"));
@@ -176,12 +196,12 @@ fn read(world: &World, address: &str) -> History {
 }
 
 /// An orderly stop changes nothing.
-fn restart_in_order(world: &World, gateway: Gateway, data: &str, log: &Path, history: &History) {
+fn restart_in_order(world: &World, gateway: Gateway, abuse: &Abuse, rng: &mut Rng, history: &History) {
     let status = gateway.stop();
     if !status.success() {
         world.found("died", format!("SIGTERM ended the gateway with {status}"));
     }
-    let (gateway, address) = Gateway::start(data, log);
+    let (gateway, address) = abuse.start(rng);
     let again = read(world, &address.to_string());
     for (index, channel) in world.channels.iter().enumerate().filter(|(index, _)| again[*index] != history[*index]) {
         let (before, after) = (history[index].len(), again[index].len());
@@ -224,27 +244,32 @@ fn rounds() -> u64 {
 }
 
 /// Nothing may be found.
-fn check(abuse: Abuse, folder: &Path) {
+fn check(abuse: Abuse) {
     let plan = plan(seed());
-    let Outcome { findings, said } = run(plan, abuse, &folder.join("log"));
+    let Outcome { findings, said } = run(plan, abuse);
     let count = findings.len();
     assert!(count == 0, "the gateway said:\n{said}\nseed {}: {count} findings\n{}", plan.seed, findings.join("\n"));
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().expect("UTF-8").to_owned()
 }
 
 #[test]
 fn nothing_accepted_is_lost_when_the_gateway_is_killed() {
     let folder = folder();
-    let data = folder.path().join("data").to_str().expect("UTF-8").to_owned();
-    check(Abuse { rounds: rounds(), harm: Harm::Kill, data, round_ms: ROUND_MS }, folder.path());
+    let (data, log) = (text(&folder.path().join("data")), folder.path().join("log"));
+    check(Abuse { rounds: rounds(), harm: Harm::Kill, data, log, round_ms: ROUND_MS });
 }
 
 #[test]
 fn nothing_accepted_is_lost_when_the_power_is_cut() {
     let folder = folder();
+    let log = folder.path().join("log");
     match Disk::new(folder.path()) {
         Ok(disk) => {
-            let data = disk.path().join("data").to_str().expect("UTF-8").to_owned();
-            check(Abuse { rounds: rounds(), harm: Harm::PowerCut(disk), data, round_ms: ROUND_MS }, folder.path());
+            let data = text(&disk.path().join("data"));
+            check(Abuse { rounds: rounds(), harm: Harm::PowerCut(disk), data, log, round_ms: ROUND_MS });
         }
         Err(why) => skip(&why),
     }
@@ -254,14 +279,16 @@ fn nothing_accepted_is_lost_when_the_power_is_cut() {
 #[test]
 fn nothing_is_found_when_nothing_happens() {
     let folder = folder();
-    check(Abuse { rounds: 1, harm: Harm::Nothing, data: "memory".to_owned(), round_ms: ROUND_MS }, folder.path());
+    let log = folder.path().join("log");
+    check(Abuse { rounds: 1, harm: Harm::Nothing, data: "memory".to_owned(), log, round_ms: ROUND_MS });
 }
 
 /// And they do find what is lost: a log in memory does not outlive its process.
 #[test]
 fn a_log_in_memory_is_found_out() {
     let folder = folder();
-    let abuse = Abuse { rounds: 1, harm: Harm::Kill, data: "memory".to_owned(), round_ms: (500, 1_500) };
-    let findings = run(plan(seed()), abuse, &folder.path().join("log")).findings;
+    let log = folder.path().join("log");
+    let abuse = Abuse { rounds: 1, harm: Harm::Kill, data: "memory".to_owned(), log, round_ms: (500, 1_500) };
+    let findings = run(plan(seed()), abuse).findings;
     assert!(findings.iter().any(|finding| finding.starts_with("gone: ")), "{findings:#?}");
 }

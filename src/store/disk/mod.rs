@@ -150,7 +150,11 @@ impl Disk {
 
     fn break_off(&mut self, trouble: &Trouble) -> Failure {
         let failure = if self.is_full(trouble) { Failure::Full } else { Failure::Unavailable(trouble.to_string()) };
-        log::error!("store: out of order, to be tried again every {STORE_REOPEN_MS} ms: {trouble}");
+        log::error!(
+            "store: out of order, to be tried again every {STORE_REOPEN_MS} ms. If that goes on, stop the gateway and type `weir log verify \
+             --data {}`: {trouble}",
+            self.folder.dir.display()
+        );
         self.set_broken(failure.clone());
         failure
     }
