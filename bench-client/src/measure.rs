@@ -7,6 +7,10 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
+use nix::{
+    time::{clock_getcpuclockid, clock_gettime},
+    unistd::Pid,
+};
 use serde::Serialize;
 
 /// Latencies above this count as this.
@@ -47,16 +51,13 @@ pub(crate) struct CpuReading {
 }
 
 impl CpuReading {
-    /// Reads `utime + stime` from `/proc/PID/stat`.
+    /// Reads the process's CPU clock: user and system time of all its threads, also of those that have ended, in nanoseconds.
     ///
     /// # Errors
     /// There is no such process, or it may not be looked at.
     pub(crate) fn of(pid: u32) -> io::Result<CpuReading> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let ticks =
-            cpu_ticks(&stat).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat has a form not known here: {stat}")))?;
-        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100) as f64;
-        Ok(CpuReading { used: Duration::from_secs_f64(ticks as f64 / per_second), at: Instant::now() })
+        let used = clock_gettime(clock_getcpuclockid(Pid::from_raw(pid as i32))?)?;
+        Ok(CpuReading { used: used.into(), at: Instant::now() })
     }
 
     /// CPU time used since `earlier`.
@@ -69,14 +70,6 @@ impl CpuReading {
         let wall = self.at.duration_since(earlier.at).as_secs_f64();
         if wall > 0.0 { self.used_since(earlier).as_secs_f64() / wall } else { 0.0 }
     }
-}
-
-/// Fields 14 and 15. The second field, the name, may hold spaces and parentheses.
-fn cpu_ticks(stat: &str) -> Option<u64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
 }
 
 /// The memory that a process has for itself (`Anonymous` of `/proc/PID/smaps_rollup`, else `RssAnon` of its status), in bytes.
@@ -100,6 +93,8 @@ fn kib_of(text: &str, label: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -115,12 +110,6 @@ mod tests {
     }
 
     #[test]
-    fn cpu_fields_are_found_behind_an_odd_name() {
-        let stat = "17 (a) b (c) S 1 17 17 0 -1 4194560 1 2 3 4 250 50 7 8 20 0 5 0 100 0 0";
-        assert_eq!(cpu_ticks(stat), Some(300));
-    }
-
-    #[test]
     fn our_own_process_can_be_read() {
         let before = CpuReading::of(std::process::id()).expect("readable");
         let started = Instant::now();
@@ -131,5 +120,23 @@ mod tests {
         assert!(after.used_since(&before) >= Duration::from_millis(10), "{before:?} {after:?}");
         let bytes = anonymous_bytes(std::process::id()).expect("readable");
         assert!((100 << 10..8 << 30).contains(&bytes), "{bytes}");
+    }
+
+    #[test]
+    fn another_process_can_be_read_to_the_microsecond() {
+        let mut child = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("a shell");
+        let first = CpuReading::of(child.id()).expect("readable");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // In steps of the scheduler's ticks it would first be 0 and then at least 1 ms.
+        let is_fine = loop {
+            let used = CpuReading::of(child.id()).expect("readable").used_since(&first);
+            if !used.is_zero() || Instant::now() > deadline {
+                break !used.is_zero() && !used.as_nanos().is_multiple_of(1_000_000);
+            }
+        };
+        child.kill().expect("a child");
+        child.wait().expect("a child");
+        assert!(is_fine);
+        assert!(CpuReading::of(child.id()).is_err(), "it is gone");
     }
 }

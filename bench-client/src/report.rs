@@ -2,13 +2,13 @@
 #![forbid(unsafe_code)]
 
 mod durable;
+mod host;
 mod phases;
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use anyhow::Context;
 use serde::Serialize;
-use weir::reactor::Kind;
 
 use crate::{
     fleet::Causes,
@@ -20,6 +20,7 @@ use crate::{
 
 pub(crate) use self::{
     durable::DurableReport,
+    host::Host,
     phases::{OfflineReport, StormReport},
 };
 
@@ -120,53 +121,12 @@ pub(crate) struct Heartbeats {
 
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Server {
+    pub(crate) cpu_ns_per_connection: Option<f64>,
     pub(crate) cpu_ns_per_message: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cpu_ns_per_accepted: Option<Option<f64>>,
     pub(crate) cpu_cores: f64,
     pub(crate) user_bytes_per_connection: f64,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Host {
-    pub(crate) kernel: String,
-    pub(crate) cores: u32,
-    pub(crate) git: &'static str,
-    pub(crate) command: String,
-    pub(crate) reactor: &'static str,
-}
-
-impl Host {
-    /// This machine, this program and how it was called.
-    pub(crate) fn here(kind: Kind) -> Host {
-        let kernel =
-            nix::sys::utsname::uname().map_or_else(|_| "unknown".into(), |name| name.release().to_string_lossy().into_owned());
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-        let reactor = match kind {
-            Kind::Uring => "uring",
-            Kind::Epoll => "epoll",
-        };
-        Host { kernel, cores, git: env!("BENCH_GIT"), command: command_line(std::env::args()), reactor }
-    }
-}
-
-/// The command, without what must stay secret and without the directory of the program.
-fn command_line(args: impl Iterator<Item = String>) -> String {
-    let mut words = Vec::new();
-    let mut is_secret = false;
-    for (at, arg) in args.enumerate() {
-        let name = arg.split('=').next().unwrap_or_default();
-        let hides = name == "--token" || name == "--hs256-secret";
-        let word = match (at, is_secret) {
-            (0, _) => arg.rsplit('/').next().unwrap_or_default().to_owned(),
-            (_, true) => "…".to_owned(),
-            (_, false) if hides && arg.contains('=') => format!("{name}=…"),
-            (_, false) => arg.clone(),
-        };
-        is_secret = hides && !arg.contains('=');
-        words.push(word);
-    }
-    words.join(" ")
 }
 
 impl Report {
@@ -175,6 +135,7 @@ impl Report {
         let (outcome, tally) = (&finished.outcome, &finished.outcome.tally);
         let seconds = finished.phase.as_secs_f64();
         let server = finished.server.map(|server| Server {
+            cpu_ns_per_connection: per(server.cpu_of_ramp, tally.ready),
             cpu_ns_per_message: per(server.cpu, tally.received),
             cpu_ns_per_accepted: config.owed.answers.then(|| per(server.cpu, tally.durable.accepted)),
             cpu_cores: server.cpu_cores,

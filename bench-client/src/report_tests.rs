@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use weir::io::Tick;
+use weir::{io::Tick, reactor::Kind};
 
 use super::*;
 use crate::{
@@ -220,16 +220,21 @@ fn results_are_as_documented() {
 
     let mut busy_run = run();
     let busy = &mut busy_run.finished;
-    busy.server =
-        Some(ServerUse { cpu: Duration::from_millis(4), cpu_since_start: Duration::ZERO, cpu_cores: 0.1, grown_bytes: -4_096 });
+    busy.server = Some(ServerUse {
+        cpu: Duration::from_millis(4),
+        cpu_of_ramp: Duration::from_micros(200),
+        cpu_since_start: Duration::ZERO,
+        cpu_cores: 0.1,
+        grown_bytes: -4_096,
+    });
     busy.outcome.rtt_us.record(90).expect("in bounds");
     busy.outcome.tally.refused = 1;
     count_cause(&mut busy.outcome.refusals, "RATE_EXCEEDED", "too fast");
     count_cause(&mut busy.outcome.endings, "SUPERSEDED", "another one came");
     let busy = report(closed(), &busy_run);
     assert_eq!(
-        busy.server.map(|server| (server.cpu_ns_per_message, server.user_bytes_per_connection)),
-        Some((Some(4_000.0), -409.6))
+        busy.server.map(|server| (server.cpu_ns_per_message, server.cpu_ns_per_connection, server.user_bytes_per_connection)),
+        Some((Some(4_000.0), Some(20_000.0), -409.6))
     );
     schema::check(&json(&busy), schema::Made { server_pid: true, ..Default::default() });
     assert!(busy.invalid_reasons[0].contains("--limits-frames-per-second"), "{:?}", busy.invalid_reasons);
@@ -300,6 +305,6 @@ fn a_storm_is_judged_by_who_came_back_and_not_by_the_lag() {
 #[test]
 fn secrets_stay_out_of_the_command() {
     let args = ["/some/where/bench-client", "route", "--token", "abc", "--hs256-secret=def", "--depth", "2"];
-    let command = command_line(args.iter().map(|arg| (*arg).to_owned()));
+    let command = host::command_line(args.iter().map(|arg| (*arg).to_owned()));
     assert_eq!(command, "bench-client route --token … --hs256-secret=… --depth 2");
 }

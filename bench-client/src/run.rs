@@ -52,6 +52,8 @@ pub(crate) struct RunConfig {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ServerUse {
     pub(crate) cpu: Duration,
+    /// From before the first connect until everybody was ready, or had failed.
+    pub(crate) cpu_of_ramp: Duration,
     /// The same from before the first connect.
     pub(crate) cpu_since_start: Duration,
     pub(crate) cpu_cores: f64,
@@ -153,15 +155,19 @@ struct Phase {
 impl Lead<'_> {
     fn run(&mut self, server: Option<ServerProbe>) -> anyhow::Result<Finished> {
         let (ready, ramp) = self.ramp()?;
-        let grown_bytes = match &server {
-            Some(probe) => measure::anonymous_bytes(probe.pid)? as i64 - probe.idle_bytes as i64,
-            None => 0,
+        let (cpu_of_ramp, grown_bytes) = match &server {
+            Some(probe) => {
+                let cpu = CpuReading::of(probe.pid)?.used_since(&probe.cpu);
+                (cpu, measure::anonymous_bytes(probe.pid)? as i64 - probe.idle_bytes as i64)
+            }
+            None => (Duration::ZERO, 0),
         };
         let (pid, before) = (server.as_ref().map(|probe| probe.pid), server.as_ref().map(|probe| probe.cpu));
         let phase = if ready { Some(self.phase(pid)?) } else { None };
         let (outcome, ledgers) = self.leave()?;
         let server = phase.as_ref().and_then(|phase| phase.theirs).map(|[start, end, after]| ServerUse {
             cpu: after.used_since(&start),
+            cpu_of_ramp,
             cpu_since_start: before.map_or(Duration::ZERO, |before| after.used_since(&before)),
             cpu_cores: end.cores_since(&start),
             grown_bytes,

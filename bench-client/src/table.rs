@@ -119,8 +119,11 @@ pub(crate) fn rows(report: &Report) -> Vec<(String, String)> {
         }
     }
     if let Some(server) = &report.server {
+        let per_connection =
+            server.cpu_ns_per_connection.map_or(String::new(), |ns| format!("{} ns CPU per connection, ", grouped(ns as u64)));
+        // Without messages the connections are what was measured.
         let per_message =
-            server.cpu_ns_per_message.map_or(String::new(), |ns| format!("{} ns CPU per message, ", grouped(ns as u64)));
+            server.cpu_ns_per_message.map_or(per_connection, |ns| format!("{} ns CPU per message, ", grouped(ns as u64)));
         let per_accepted = server.cpu_ns_per_accepted.flatten();
         let per_message = match per_accepted {
             Some(ns) => format!("{per_message}{} ns per accepted message, ", grouped(ns as u64)),

@@ -33,7 +33,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("cli", &["ids", "limits", "stats", "io", "wire", "session", "store", "client", "host", "config", "boot"]),
 ];
 /// What bench-client may use of the library.
-const BENCH_IMPORTS: &[&str] = &["ids", "limits", "io", "wire", "session", "mesh", "reactor"];
+const BENCH_IMPORTS: &[&str] = &["ids", "limits", "io", "wire", "session", "mesh", "reactor", "host"];
 
 /// Places where `unsafe` may stand.
 const UNSAFE_ALLOWED: &[&str] = &["src/mesh/ring.rs", "src/reactor/"];
