@@ -325,13 +325,13 @@ fn check_send<'a>(send: SendRef<'a>, rights: Option<&Rights>) -> Result<Action<'
 /// What a channel names.
 pub fn check_channel(channel: &str, frame: FrameType) -> Result<Target<'_>, Refusal> {
     let bad = |message| Refusal::answer(ErrorCode::BadChannel, frame, message);
-    let target = match channel.split_once('/') {
-        Some(("user", name)) => Target::User(name),
-        Some(("group", name)) => Target::Group(name),
-        Some(_) | None => {
-            let shown: String = channel.chars().take(80).collect();
-            return Err(bad(format!("channel {shown:?} is neither \"user/<client_id>\" nor \"group/<group>\"")));
-        }
+    let target = if let Some(name) = channel.strip_prefix("user/") {
+        Target::User(name)
+    } else if let Some(name) = channel.strip_prefix("group/") {
+        Target::Group(name)
+    } else {
+        let shown: String = channel.chars().take(80).collect();
+        return Err(bad(format!("channel {shown:?} is neither \"user/<client_id>\" nor \"group/<group>\"")));
     };
     let (Target::User(name) | Target::Group(name)) = target;
     check_name(name).map_err(|why| bad(format!("the name in the channel {why}")))?;

@@ -40,10 +40,16 @@ pub fn check_optional_name(text: &str) -> Result<(), BadName> {
     if text.len() > NAME_BYTES_MAX {
         return Err(BadName::TooLong { bytes: text.len() });
     }
-    if text.chars().any(char::is_control) {
+    if holds_control(text) {
         return Err(BadName::ControlCharacter);
     }
     Ok(())
+}
+
+fn holds_control(text: &str) -> bool {
+    // Most names are ASCII, and are read as bytes.
+    let is_plain = text.bytes().fold(true, |plain, byte| plain & (0x20..0x7f).contains(&byte));
+    !is_plain && text.chars().any(char::is_control)
 }
 
 /// A client id and a device id in one allocation. Most of what an idle session costs besides its table entries is this.

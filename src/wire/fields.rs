@@ -19,6 +19,7 @@ pub(super) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
+    #[inline]
     pub(super) fn number(&self) -> Result<u64, Refusal> {
         match self {
             Value::Varint(number) => Ok(*number),
@@ -26,6 +27,7 @@ impl<'a> Value<'a> {
         }
     }
 
+    #[inline]
     pub(super) fn bytes(&self) -> Result<&'a [u8], Refusal> {
         match self {
             Value::Bytes(bytes) => Ok(bytes),
@@ -33,6 +35,7 @@ impl<'a> Value<'a> {
         }
     }
 
+    #[inline]
     pub(super) fn text(&self) -> Result<&'a str, Refusal> {
         std::str::from_utf8(self.bytes()?).map_err(|_| "a text field is not UTF-8")
     }
@@ -50,6 +53,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The next field's number and value; `None` at the end of the body.
+    #[inline]
     pub(super) fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, Refusal> {
         if self.rest.is_empty() {
             return Ok(None);
@@ -78,12 +82,14 @@ impl<'a> Fields<'a> {
         Ok(Some((number, value)))
     }
 
+    #[inline]
     fn take(&mut self, length: usize) -> Result<&'a [u8], Refusal> {
         let (taken, rest) = self.rest.split_at_checked(length).ok_or("a field is longer than the body")?;
         self.rest = rest;
         Ok(taken)
     }
 
+    #[inline]
     fn varint(&mut self) -> Result<u64, Refusal> {
         // Nearly all keys, lengths and flags.
         if let Some((&byte, rest)) = self.rest.split_first()
@@ -114,6 +120,7 @@ pub(super) fn check(body: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
+#[inline]
 fn put_varint(mut number: u64, out: &mut Vec<u8>) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
@@ -123,6 +130,7 @@ fn put_varint(mut number: u64, out: &mut Vec<u8>) {
 }
 
 /// Appends a number field with a number below 16. Defaults are left out, as proto3 does.
+#[inline]
 pub(super) fn put_number(field: u8, number: u64, out: &mut Vec<u8>) {
     if number != 0 {
         out.push(field << 3);
@@ -131,6 +139,7 @@ pub(super) fn put_number(field: u8, number: u64, out: &mut Vec<u8>) {
 }
 
 /// Appends a string or bytes field with a number below 16. Defaults are left out, as proto3 does.
+#[inline]
 pub(super) fn put_bytes(field: u8, bytes: &[u8], out: &mut Vec<u8>) {
     if !bytes.is_empty() {
         out.push((field << 3) | 2);
