@@ -199,6 +199,9 @@ pub const HISTORY_BYTES_MAX: u32 = 64 * 1024;
 pub const CURSOR_SAVE_MS: u64 = 500;
 /// The store is asked again after this long when it could not answer for a device, in milliseconds.
 pub const STORE_RETRY_MS: u64 = 1_000;
+/// Cursors of groups that were left, and that the store has not forgotten yet, of one shard: each costs about 250 B. More stay with the
+/// store.
+pub const FORGETS_MAX: usize = 65_536;
 /// Cursors saved, and devices put in line again, in one turn.
 pub const CURSORS_PER_TURN: usize = 1024;
 

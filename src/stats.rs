@@ -173,6 +173,7 @@ numbers! {
         Counter gaps: "GAP frames: messages that were gone when a device wanted them.";
         Counter cursors_saved: "Cursors given to the store.";
         Counter cursors_given_up: "Cursors of connections that ended while the store's backlog was full: their devices get some messages again.";
+        Counter cursors_left: "Cursors of groups that were left, and that stay with the store because too many waited to be removed.";
         Counter tails_owed: "Shards that could not be sent a durable message of a group, and were told of it later.";
         Counter moves_refused: "Connections that their home shard had no room for.";
         => by code {

@@ -8,6 +8,7 @@ use super::{
     Shard,
     connections::NONE,
     devices::Place,
+    forgets::Forgets,
     message::Item,
     outbound::Framed,
     reader::{Mode, Reader},
@@ -38,6 +39,8 @@ pub struct CatchUp {
     saving: VecDeque<(Tick, ConnId, Place)>,
     /// Shards that have members of a group and could not be sent a message of it, with the newest of these.
     owed: BTreeMap<(ShardId, Box<str>), u64>,
+    /// Cursors that are given up.
+    pub forgets: Forgets,
     next_ticket: u32,
 }
 
@@ -50,7 +53,13 @@ impl CatchUp {
 
     /// Everything that is kept for somebody.
     pub fn len(&self) -> usize {
-        self.line.len() + self.pages + self.syncs.len() + self.resting.len() + self.saving.len() + self.owed.len()
+        self.line.len()
+            + self.pages
+            + self.syncs.len()
+            + self.resting.len()
+            + self.saving.len()
+            + self.owed.len()
+            + self.forgets.len()
     }
 }
 
@@ -148,11 +157,12 @@ impl Shard {
         self.tell_owed();
         self.ask_again();
         self.save_due();
+        self.forget_again();
         self.ask_for_pages();
         let rest = self.catch_up.resting.front().map(|(at, ..)| *at);
         let save = self.catch_up.saving.front().map(|(at, ..)| *at);
         let owed = (!self.catch_up.owed.is_empty()).then(|| self.now.plus_ms(OWED_RETRY_MS));
-        let due = rest.into_iter().chain(save).min();
+        let due = [rest, save, self.catch_up.forgets.next()].into_iter().flatten().min();
         let Some(due) = due else { return owed };
         // The store's next answer makes room, and is a turn of its own.
         if self.storage.has_room() { Some(owed.map_or(due, |owed| owed.min(due))) } else { owed }

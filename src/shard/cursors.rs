@@ -23,6 +23,9 @@ impl Shard {
     pub(super) fn open(&mut self, conn: ConnId, place: Place) {
         let channel = self.channel_at(conn, place);
         let Some(ticket) = self.reader(conn, place).map(|reader| reader.ticket) else { return };
+        if self.waits_for_forget(conn, place) {
+            return;
+        }
         let names = &self.connections.at(conn.slot).names;
         let tag = Tag { shard: self.settings.id, conn, ticket };
         self.storage.ask(|batch| Request::Open {
@@ -55,7 +58,8 @@ impl Shard {
         });
     }
 
-    fn answer_joins(&mut self, reader: &mut Reader, conn: ConnId, place: Place) {
+    /// JOIN_OK, for all that wait for the store.
+    pub(super) fn answer_joins(&mut self, reader: &mut Reader, conn: ConnId, place: Place) {
         let Place::Group(group) = place else { return };
         reader.mode = Mode::Opening;
         for _ in 0..std::mem::take(&mut reader.joins_due) {
@@ -149,16 +153,6 @@ impl Shard {
                 other => unreachable!("the store answered a cursor with {other:?}"),
             }
         }
-    }
-
-    /// The device has left a group for good.
-    pub(super) fn forget_cursor(&mut self, conn: ConnId, group: &str) {
-        let names = &self.connections.at(conn.slot).names;
-        self.storage.ask(|batch| Request::Forget {
-            channel: batch.put(format!("group/{group}").as_bytes()),
-            client: batch.put(names.client().as_bytes()),
-            device: batch.put(names.device().as_bytes()),
-        });
     }
 
     /// RECEIVED.

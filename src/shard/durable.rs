@@ -151,10 +151,9 @@ impl Shard {
                     self.marked_read(*tag, batch.name(*channel), batch.name(*client), *to, reply);
                 }
                 Request::Received { channel, tag, .. } => self.cursor_saved(*tag, batch.name(*channel), reply),
-                Request::Forget { .. } => {
-                    if let Reply::Failed(failure) = reply {
-                        log::debug!("shard {}: a cursor was not forgotten: {failure:?}", self.settings.id);
-                    }
+                Request::Forget { channel, client, device } => {
+                    let failure = if let Reply::Failed(failure) = reply { Some(failure) } else { None };
+                    self.cursor_forgotten(batch.name(*channel), batch.name(*client), batch.name(*device), failure);
                 }
             }
         }

@@ -12,6 +12,7 @@ mod devices;
 mod directory;
 mod drain;
 mod durable;
+mod forgets;
 mod groups;
 mod hash;
 mod held;

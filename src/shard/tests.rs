@@ -5,20 +5,24 @@ mod batches;
 mod cluster;
 mod compressed;
 mod durable;
+mod frail;
 mod limits;
 mod liveness;
 mod members;
+mod outages;
 mod presence;
 mod pressed;
 mod pressure;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use frail::Frail;
+
 use super::*;
 use crate::{
     io::Chunk,
     session::{DeviceClass, HeartbeatRules, Policy},
-    store::{Memory, Retention, Service},
+    store::{Retention, Service},
     wire::{Decoded, ErrorCode, Frame, SendRef, Unpacker, body, decode, encode},
 };
 
@@ -126,7 +130,7 @@ struct Bench {
     posted: Vec<Batch>,
     /// The rings are full.
     refuse_posts: bool,
-    store: Service<Memory>,
+    store: Service<Frail>,
     /// Batches that the store has not answered.
     stored: VecDeque<Box<crate::store::Batch>>,
     /// The store answers nothing.
@@ -152,7 +156,7 @@ impl Bench {
             unpacker: Unpacker::default(),
             posted: Vec::new(),
             refuse_posts: false,
-            store: Service::new(Memory::new(RETENTION)),
+            store: Service::new(Frail::new(RETENTION)),
             stored: VecDeque::new(),
             store_stalls: false,
             stopped: 0,

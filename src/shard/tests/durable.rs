@@ -226,7 +226,7 @@ fn history_comes_in_pages() {
 #[test]
 fn what_retention_removed_is_announced() {
     let mut bench = Bench::new(|_| {});
-    bench.store = Service::new(Memory::new(Retention { messages: 3, ..RETENTION }));
+    bench.store = Service::new(Frail::new(Retention { messages: 3, ..RETENTION }));
     let sender = bench.login("sender");
     let (alice, _) = bench.enroll("alice", "phone", 1, None);
     bench.fill(sender, "user/alice", 1..=10);

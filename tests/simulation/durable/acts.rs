@@ -222,7 +222,7 @@ impl Device {
         conn.due.entry(channel.clone()).or_default().push_back(Due::LeaveOk);
         conn.put(&Frame::Leave(body::Leave { group: channel.trim_start_matches("group/").to_owned() }));
         if let Some(shelf) = self.shelves.get_mut(&channel) {
-            shelf.leaves(world.model.troubles);
+            shelf.leaves(world.model.lives);
         }
         if world.rng.chance(40) {
             self.wanted.remove(&channel);

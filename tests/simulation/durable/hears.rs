@@ -200,7 +200,6 @@ impl Device {
         assert!(right, "device {me} was refused something that is fine: {error:?}");
         if code == ErrorCode::Overloaded {
             // Cursors may have been given up as well.
-            world.model.troubles += 1;
             world.model.overloaded_at = Some(world.now);
         }
         match kind {

@@ -42,8 +42,8 @@ pub struct Model {
     known: BTreeMap<String, u64>,
     /// The most that a client has said it has read of a channel.
     reads: BTreeMap<(String, String), u64>,
-    /// Crashes and outages so far.
-    pub troubles: u64,
+    /// Processes so far.
+    pub lives: u64,
     /// The disk failed last at this time, as far as a request of now can have met it.
     pub outage_until: Option<u64>,
     /// So much waited for the log that something was refused.
@@ -67,12 +67,7 @@ pub fn payload_of(device: usize, number: u64, length: usize) -> Vec<u8> {
 impl Model {
     /// Of these clients and devices.
     pub fn new(names: Vec<(String, String)>) -> Model {
-        Model { names, troubles: 1, ..Model::default() }
-    }
-
-    /// The disk fails now.
-    pub fn is_outage(&self) -> bool {
-        self.outage_until == Some(u64::MAX)
+        Model { names, lives: 1, ..Model::default() }
     }
 
     pub fn key(&self, device: usize, number: u64) -> Key {

@@ -33,7 +33,7 @@ pub struct Shelf {
     unheard: bool,
     /// It has brought a cursor from the future, and may not have heard what came of it.
     renounced: bool,
-    /// It has left the group; with the troubles of then. The gateway forgets its cursor, unless it was in trouble.
+    /// It has left the group; with the gateway's lives of then. It forgets the device's cursor, however the disk fails, unless it ends itself.
     pub left: Option<u64>,
 }
 
@@ -54,16 +54,16 @@ impl Shelf {
     }
 
     /// LEAVE is on its way.
-    pub fn leaves(&mut self, troubles: u64) {
+    pub fn leaves(&mut self, lives: u64) {
         self.begun = false;
         self.since = None;
         self.brought.clear();
         self.unheard = false;
-        self.left = Some(troubles);
+        self.left = Some(lives);
     }
 
     /// Whether the cursor that the gateway remembers, or says it does, can be true.
-    fn remembered(&self, is_own: bool, cursors: &body::Cursors, troubles: u64) -> bool {
+    fn remembered(&self, is_own: bool, cursors: &body::Cursors, lives: u64) -> bool {
         let received = cursors.received;
         let kept = self.saved <= received && (received <= self.claim || self.renounced);
         if self.begun {
@@ -72,7 +72,7 @@ impl Shelf {
         // Whoever comes for the first time has everything of its own channel before it, and nothing of a group. It may have
         // come before, and not have heard the answer.
         let is_new = if is_own { received == 0 } else { self.since.is_some_and(|since| since <= received) };
-        is_new || self.brought.contains(&received) || self.left.is_some_and(|then| troubles > then) && kept
+        is_new || self.brought.contains(&received) || self.left.is_some_and(|then| lives > then) && kept
     }
 }
 
@@ -124,8 +124,6 @@ impl Spot {
             return;
         }
         assert!(*last >= shelf.since.unwrap_or(0), "{cursors:?}: {:?} was known before it was asked for", shelf.since);
-        // What was written while the disk failed may not be there.
-        let troubles = truth.model.troubles + u64::from(truth.model.is_outage());
         match self.brought {
             Some(cursor) if self.was_ahead => {
                 assert!(cursor > *last && received == last, "{cursors:?}: {cursor} was refused");
@@ -134,8 +132,8 @@ impl Spot {
             Some(cursor) => assert_eq!(*received, cursor, "{cursors:?} is not where the device says it is"),
             None => {
                 let is_own = channel.starts_with("user/");
-                let fits = shelf.remembered(is_own, cursors, troubles);
-                assert!(fits, "{cursors:?} is not where the device was: {shelf:?}, {troubles} troubles");
+                let fits = shelf.remembered(is_own, cursors, truth.model.lives);
+                assert!(fits, "{cursors:?} is not where the device was: {shelf:?}, {} lives", truth.model.lives);
                 shelf.saved = shelf.saved.max(*received);
             }
         }

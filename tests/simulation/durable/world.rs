@@ -203,6 +203,7 @@ impl World {
             }
         }
         self.model.ended_at = Some(self.now);
+        self.model.lives += 1;
         for device in &mut self.devices {
             device.conns = 0;
             device.next_at = device.next_at.min(self.now + self.rng.range(10, 3_000));
@@ -219,7 +220,6 @@ impl World {
     fn happens(&mut self, event: Event) {
         match event {
             Event::Crash => {
-                self.model.troubles += 1;
                 self.ends();
             }
             Event::Stop => {
@@ -236,7 +236,6 @@ impl World {
                 let disk = self.disk();
                 disk.fate = Fate::Fails { failure, writes };
                 disk.unreadable = unreadable;
-                self.model.troubles += 1;
                 self.model.outage_until = Some(u64::MAX);
             }
             Event::Repaired => self.repaired(),
@@ -259,7 +258,6 @@ impl World {
         let disk = self.disk();
         disk.fate = Fate::Good;
         disk.unreadable = false;
-        self.model.troubles += 1;
         if self.model.outage_until == Some(u64::MAX) {
             self.model.outage_until = Some(self.now);
         }

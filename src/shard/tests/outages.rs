@@ -1,0 +1,85 @@
+//! The log fails for a while: what follows from that is made up for.
+#![forbid(unsafe_code)]
+
+use super::*;
+use crate::{
+    limits::STORE_RETRY_MS,
+    store::{CursorKey, CursorKind, Failure, Log as _},
+};
+
+const TEAM: CursorKey<'static> =
+    CursorKey { channel: "group/team", client: "alice", kind: CursorKind::Received { device: "phone" } };
+
+impl Bench {
+    fn store_fails(&mut self) {
+        self.store.log().failure = Some(Failure::Unavailable("it was told to fail".to_owned()));
+    }
+
+    fn store_works(&mut self) {
+        self.store.log().failure = None;
+    }
+
+    fn leave(&mut self, conn: ConnId, group: &str) -> Vec<Seen> {
+        self.ask(conn, &Frame::Leave(body::Leave { group: group.to_owned() }))
+    }
+}
+
+/// alice's phone in a group with two messages, as the store knows.
+fn member() -> (Bench, ConnId, ConnId) {
+    let mut bench = Bench::new(|_| {});
+    let sender = bench.login("sender");
+    bench.fill(sender, "group/team", 1..=2);
+    let (alice, _) = bench.enroll("alice", "phone", 100, None);
+    assert_eq!(bench.join(alice, "team", None).first(), Some(&Seen::Frame("JOIN_OK")));
+    assert_eq!(bench.store.log().cursor(TEAM), Ok(Some(2)));
+    (bench, sender, alice)
+}
+
+#[test]
+fn a_cursor_is_forgotten_once_the_store_can() {
+    let (mut bench, _, alice) = member();
+    bench.store_fails();
+    assert_eq!(bench.leave(alice, "team"), [Seen::Frame("LEAVE_OK")]);
+    bench.input(Input::Eof { conn: alice });
+    bench.advance(2 * STORE_RETRY_MS);
+    bench.store_works();
+    assert_eq!(bench.store.log().cursor(TEAM), Ok(Some(2)));
+    bench.advance(STORE_RETRY_MS + 2);
+    assert_eq!(bench.store.log().cursor(TEAM), Ok(None));
+    assert_eq!(bench.shard.residue().catching_up, 0);
+    assert!(bench.shard.handle_tick(bench.now).is_none_or(|at| at > bench.now.plus_ms(STORE_RETRY_MS)), "nobody is asked again");
+}
+
+#[test]
+fn who_joins_again_is_a_stranger_though_the_store_forgets_late() {
+    let (mut bench, sender, alice) = member();
+    bench.store_fails();
+    assert_eq!(bench.leave(alice, "team"), [Seen::Frame("LEAVE_OK")]);
+    assert_eq!(bench.join(alice, "team", None), []);
+    bench.advance(STORE_RETRY_MS + 2);
+    // A member it is, without the store.
+    assert_eq!(bench.take(alice), [Seen::Frame("JOIN_OK")]);
+    bench.store_works();
+    bench.fill(sender, "group/team", 3..=3);
+    bench.advance(STORE_RETRY_MS + 2);
+    let seen = bench.take(alice);
+    assert_eq!(seen, [Seen::Cursors { received: 3, last: 3, unread: 3 }], "it begins with the messages from now on");
+    assert_eq!(bench.store.log().cursor(TEAM), Ok(Some(3)), "and is remembered there");
+    bench.fill(sender, "group/team", 4..=4);
+    assert_eq!(bench.take(alice), [Seen::Durable(4)]);
+}
+
+#[test]
+fn one_that_leaves_twice_is_forgotten_once() {
+    let (mut bench, _, alice) = member();
+    bench.store_stalls = true;
+    assert_eq!(bench.leave(alice, "team"), [Seen::Frame("LEAVE_OK")]);
+    for _ in 0..3 {
+        assert_eq!(bench.join(alice, "team", None), []);
+        assert_eq!(bench.leave(alice, "team"), [Seen::Frame("JOIN_OK"), Seen::Frame("LEAVE_OK")]);
+    }
+    bench.store_stalls = false;
+    bench.turn();
+    assert_eq!(bench.store.log().cursor(TEAM), Ok(None));
+    assert_eq!((bench.take(alice), bench.shard.residue().catching_up), (vec![], 0));
+}
