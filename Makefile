@@ -45,6 +45,10 @@ crash: ## kill -9 the gateway under load, and cut its disk's power, ROUNDS (20) 
 fuzz: ## run each fuzz target for FUZZ_SECONDS (10)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run
 
+.PHONY: peers
+peers: ## install the servers to measure Weir beside (as root, with apt-get), and say how to start them
+	@bench-client/peers/install
+
 .PHONY: tune
 tune: $(WEIR) ## kernel limits: show what a million connections need; as root apply it, keeping what was there
 	@$(call as_root,tune)

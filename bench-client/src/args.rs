@@ -40,8 +40,8 @@ pub(crate) enum Command {
 /// What all scenarios share.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Common {
-    /// The gateway.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7700")]
+    /// The gateway: HOST:PORT or weir://HOST:PORT. In connect, route and fanout nats://HOST:PORT too, for a NATS server.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7700")]
     pub(crate) target: String,
     /// How long to send, or to hold: "500ms", "10s", "2m", "1h".
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]

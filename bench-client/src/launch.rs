@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -38,6 +38,7 @@ use crate::{
     signals::Signals,
     stall::Owed,
     table,
+    target::Target,
     token::Credentials,
 };
 
@@ -297,8 +298,9 @@ fn finish(common: &Common, report: Report) -> Result<u8, Failure> {
 
 /// Works out who runs where.
 pub(crate) fn plan_for(common: &Common, wanted: Wanted) -> Result<(Plan, Kind), Failure> {
-    let target = resolve(&common.target)?;
+    let target = Target::parse(&common.target)?;
     check_prefix(&common.client_prefix)?;
+    target.check(common, &wanted)?;
     let kind = pick(common.reactor)?;
     let (file_limit, _) = getrlimit(Resource::RLIMIT_NOFILE).context("the file limit cannot be read")?;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
@@ -309,12 +311,13 @@ pub(crate) fn plan_for(common: &Common, wanted: Wanted) -> Result<(Plan, Kind), 
         (None, Some(secret)) => Credentials::signed(secret.as_bytes(), &common.client_prefix, common.audience.clone())?,
         (None, None) => Credentials::None,
     };
-    let first_source = common.source.or(match target.ip() {
+    let first_source = common.source.or(match target.address.ip() {
         IpAddr::V4(ip) if ip.is_loopback() => Some(Ipv4Addr::new(127, 0, 0, 2)),
         IpAddr::V4(_) | IpAddr::V6(_) => None,
     });
     let plan = Plan {
-        target,
+        target: target.address,
+        dialect: target.dialect,
         first_client: 0,
         connections: wanted.connections,
         clients: wanted.connections,
@@ -354,17 +357,6 @@ fn pick(reactor: Option<ReactorArg>) -> Result<Kind, Failure> {
         eprintln!("bench-client: using epoll: {reason}");
     }
     Ok(kind)
-}
-
-fn resolve(target: &str) -> Result<SocketAddr, Failure> {
-    let address = match target.split_once("://") {
-        Some(("weir", address)) => address,
-        Some((scheme, _)) => return Err(Failure::Usage(format!("--target {target}: {scheme} is not spoken here, only weir"))),
-        None => target,
-    };
-    let wrong = |why: String| Failure::Usage(format!("--target {target}: {why}. Write HOST:PORT, for example 127.0.0.1:7700"));
-    let mut addresses = address.to_socket_addrs().map_err(|cause| wrong(cause.to_string()))?;
-    addresses.next().ok_or_else(|| wrong("no address belongs to this name".into()))
 }
 
 fn check_prefix(prefix: &str) -> Result<(), Failure> {

@@ -11,12 +11,14 @@ mod measure;
 mod offline;
 mod plan;
 mod progress;
+mod reach;
 mod report;
 mod run;
 mod scenario;
 mod signals;
 mod stall;
 mod table;
+mod target;
 mod token;
 mod verify;
 

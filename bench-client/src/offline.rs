@@ -174,6 +174,7 @@ impl Phases<'_> {
             phase: sending,
             client_cpu_cores: posted.map_or(0.0, |finished| finished.client_cpu_cores),
             server: fetched.and_then(|finished| finished.server).map(|server| server.since_start()),
+            server_version: phases.into_iter().flatten().find_map(|finished| finished.server_version.clone()),
             reasons,
         };
         let mut config = run_config("offline", self.kind, &self.args.common);

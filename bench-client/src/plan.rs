@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-use crate::{durable::Receiving, token::Credentials, verify::Destination};
+use crate::{durable::Receiving, fleet::dialect::Dialect, token::Credentials, verify::Destination};
 
 /// The most connections that one source address takes on loopback: the gateway admits 10,000 per address by default.
 pub(crate) const CONNECTIONS_PER_SOURCE: u32 = 8_000;
@@ -17,6 +17,8 @@ pub(crate) const DESCRIPTORS_SPARE: u64 = 500;
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) target: SocketAddr,
+    /// What is spoken there.
+    pub(crate) dialect: Dialect,
     /// The clients are those from here on: other phases of the run have the ones before.
     pub(crate) first_client: u32,
     pub(crate) connections: u32,
@@ -90,11 +92,11 @@ impl Plan {
     pub(crate) fn put_channel(&self, destination: Destination, out: &mut String) {
         match destination {
             Destination::Client(client) => {
-                out.push_str("user/");
+                out.push_str(self.dialect.user_prefix());
                 self.put_client(client, out);
             }
             Destination::Group(group) => {
-                out.push_str("group/");
+                out.push_str(self.dialect.group_prefix());
                 self.put_group(group, out);
             }
         }
@@ -109,10 +111,12 @@ impl Plan {
 
     /// The channel with this name.
     pub(crate) fn destination_named(&self, channel: &str) -> Option<Destination> {
-        match channel.split_once('/')? {
-            ("user", name) => self.client_named(name).map(Destination::Client),
-            ("group", name) => self.group_named(name).map(Destination::Group),
-            (_, _) => None,
+        match channel.strip_prefix(self.dialect.user_prefix()) {
+            Some(client) => self.client_named(client).map(Destination::Client),
+            None => {
+                let group = channel.strip_prefix(self.dialect.group_prefix())?;
+                self.group_named(group).map(Destination::Group)
+            }
         }
     }
 
@@ -150,6 +154,7 @@ pub(crate) fn connections_per_worker(file_limit: u64) -> u32 {
 pub(crate) fn example(connections: u32, workers: u32) -> Plan {
     Plan {
         target: "127.0.0.1:1".parse().expect("an address"),
+        dialect: Dialect::Weir,
         first_client: 0,
         connections,
         clients: connections,

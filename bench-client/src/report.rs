@@ -35,7 +35,9 @@ const LAG_P999_PART: u64 = 10;
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) scenario: &'static str,
-    pub(crate) target: String,
+    pub(crate) target: &'static str,
+    pub(crate) address: String,
+    pub(crate) server_version: Option<String>,
     pub(crate) connections: u32,
     pub(crate) duration_s: f64,
     pub(crate) valid: bool,
@@ -143,7 +145,9 @@ impl Report {
         });
         let mut report = Report {
             scenario: config.scenario,
-            target: plan.target.to_string(),
+            target: plan.dialect.name(),
+            address: plan.target.to_string(),
+            server_version: finished.server_version.clone(),
             connections: plan.connections,
             duration_s: seconds,
             valid: true,
@@ -186,6 +190,12 @@ impl Report {
         };
         report.judge(tally.is_backlogged);
         report
+    }
+
+    /// The server, its version if that is known, and where it is.
+    pub(crate) fn server_name(&self) -> String {
+        let version = self.server_version.as_ref().map_or(String::new(), |version| format!(" {version}"));
+        format!("{}{version} at {}", self.target, self.address)
     }
 
     /// Messages that did not come as they should.
@@ -303,6 +313,7 @@ fn advice(code: &str) -> Option<&'static str> {
         "TOKEN_INVALID" => "is --hs256-secret (and --audience) the gateway's own?",
         "JOIN_FORBIDDEN" | "WRITE_FORBIDDEN" => "the token gives no right to the groups of this run: use --hs256-secret",
         "SUPERSEDED" => "another run has clients of the same names: use another --client-prefix",
+        "Maximum Connections Exceeded" => "raise max_connections in the server's configuration",
         "connect" => "is the gateway running, and does `ulimit -n` allow this many connections?",
         _ => return None,
     })

@@ -61,6 +61,7 @@ fn finished() -> Finished {
         phase: Duration::from_secs(2),
         client_cpu_cores: 0.5,
         server: None,
+        server_version: None,
         reasons: Vec::new(),
     }
 }

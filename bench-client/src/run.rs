@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    net::TcpStream,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -17,6 +16,7 @@ use crate::{
     measure::{self, CpuReading},
     plan::Plan,
     progress::{Progress, Stage},
+    reach::reach,
     scenario::Scenario,
     signals::Signals,
     stall::{Owed, SEND_STALL, StallClock},
@@ -82,6 +82,8 @@ pub(crate) struct Finished {
     pub(crate) phase: Duration,
     pub(crate) client_cpu_cores: f64,
     pub(crate) server: Option<ServerUse>,
+    /// What the server says that it is, if it does.
+    pub(crate) server_version: Option<String>,
     /// Why the numbers are not what was asked for, beyond what the counts say.
     pub(crate) reasons: Vec<String>,
 }
@@ -96,7 +98,7 @@ pub(crate) fn run<S: Scenario + 'static>(
     signals: &Signals,
     scenario: impl Fn(&Plan, u32) -> S,
 ) -> anyhow::Result<Finished> {
-    reach(&plan)?;
+    let version = reach(&plan, config.server_pid)?;
     let server = config.server_pid.map(ServerProbe::new).transpose()?;
     let plan = Arc::new(plan);
     let crew = Crew::start(&plan, config.kind, |worker| scenario(&plan, worker))?;
@@ -104,18 +106,7 @@ pub(crate) fn run<S: Scenario + 'static>(
     let mut lead = Lead { plan: Arc::clone(&plan), config, signals, crew, progress, reasons: Vec::new() };
     let finished = lead.run(server);
     lead.progress.end();
-    finished
-}
-
-/// Tries the target once, so that the commonest mistake gets a clear answer.
-fn reach(plan: &Plan) -> anyhow::Result<()> {
-    let timeout = Duration::from_secs(3);
-    TcpStream::connect_timeout(&plan.target, timeout).map(drop).with_context(|| {
-        format!(
-            "cannot connect to {}: is the gateway running? Start one with `weir serve --dev`, or name another with --target",
-            plan.target
-        )
-    })
+    finished.map(|finished| Finished { server_version: version, ..finished })
 }
 
 /// What the gateway's process had used when the run began.
@@ -181,6 +172,7 @@ impl Lead<'_> {
             phase: phase.as_ref().map_or(Duration::ZERO, |phase| phase.lasted),
             client_cpu_cores: phase.as_ref().map_or(0.0, |phase| phase.ours.1.cores_since(&phase.ours.0)),
             server,
+            server_version: None,
             reasons: std::mem::take(&mut self.reasons),
         })
     }

@@ -36,7 +36,7 @@ pub(crate) fn rows(report: &Report) -> Vec<(String, String)> {
         "target",
         format!(
             "{} ({} connections, {} workers, {})",
-            report.target,
+            report.server_name(),
             grouped(report.connections.into()),
             report.workers,
             report.host.reactor
@@ -130,7 +130,7 @@ pub(crate) fn rows(report: &Report) -> Vec<(String, String)> {
             None => per_message,
         };
         let (cores, bytes) = (server.cpu_cores, server.user_bytes_per_connection);
-        row("gateway", format!("{per_message}{cores:.2} cores, {bytes:.0} B of memory per connection"));
+        row("server", format!("{per_message}{cores:.2} cores, {bytes:.0} B of memory per connection"));
     }
     row("this client", format!("{:.2} cores", report.client_cpu_cores));
     row("result", verdict(report));
@@ -191,7 +191,7 @@ fn verdict(report: &Report) -> String {
 
 /// Prints the table, and below it what is wrong.
 pub(crate) fn print(report: &Report) {
-    println!("\n{} on {}, kernel {}, {} cores", report.scenario, report.target, report.host.kernel, report.host.cores);
+    println!("\n{} on {}, kernel {}, {} cores", report.scenario, report.address, report.host.kernel, report.host.cores);
     for (label, text) in rows(report) {
         println!("  {label:<14}{text}");
     }

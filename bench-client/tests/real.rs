@@ -1,17 +1,19 @@
 //! The real program against the real gateway.
 #![forbid(unsafe_code)]
 
+mod harness;
 mod schema;
 
 use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Stdio},
     sync::OnceLock,
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
+use harness::{assert_exact, bench, code, text};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -90,11 +92,6 @@ impl Gateway {
         gateway.target = line.trim().strip_prefix("weir: listening on ")?.to_owned();
         Some(gateway)
     }
-
-    fn run(&self, args: &[&str]) -> Output {
-        let target = ["--target", self.target.as_str()];
-        bench(&[args, &target].concat())
-    }
 }
 
 impl Drop for Gateway {
@@ -104,45 +101,9 @@ impl Drop for Gateway {
     }
 }
 
-/// Runs bench-client; a run that does not end in time is ended.
-fn bench(args: &[&str]) -> Output {
-    let program = env!("CARGO_BIN_EXE_bench-client");
-    let mut child = Command::new(program).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while child.try_wait().expect("a child").is_none() {
-        if Instant::now() > deadline {
-            child.kill().expect("a child");
-            panic!("bench-client {args:?} did not end: {:?}", child.wait_with_output());
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    child.wait_with_output().expect("a child")
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap_or_else(|| panic!("{output:?}"))
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-/// Runs bench-client, and gives its exit status and its result.
+/// Runs bench-client against a gateway, and gives its exit status and its result.
 fn result(gateway: &Gateway, args: &[&str]) -> (i32, Value) {
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    let path = file.path().to_str().expect("text");
-    let output = gateway.run(&[args, &["--json", path]].concat());
-    let json = std::fs::read_to_string(path).expect("the result");
-    let object = serde_json::from_str(&json).unwrap_or_else(|cause| panic!("{cause}: {}", text(&output)));
-    (code(&output), object)
-}
-
-fn assert_exact(object: &Value) {
-    assert_eq!(object["valid"], true, "{object:#}");
-    assert_eq!(object["received"], object["expected"]);
-    for fault in ["lost", "duplicated", "reordered", "misdelivered", "corrupted", "refused"] {
-        assert_eq!(object[fault], 0, "{fault}");
-    }
+    harness::result(&gateway.target, args)
 }
 
 const UNLIMITED: [&str; 6] = ["--dev", "--shards", "3", "--limits-frames-per-second", "0", "--limits-bytes-per-second=0"];

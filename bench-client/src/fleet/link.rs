@@ -42,6 +42,8 @@ pub(crate) struct Link {
     pub(crate) interval_ms: u32,
     /// The last round trip measured; 0 before the first.
     pub(crate) rtt_us: u32,
+    /// When the first PING was sent that has no PONG: the low bits of the clock, where PONGs do not say it.
+    pub(crate) pinged_us: u32,
     pub(crate) state: State,
     /// Attempts to connect that failed.
     pub(crate) attempts: u8,
@@ -67,6 +69,7 @@ impl Link {
             last_sent_ms: 0,
             interval_ms: 0,
             rtt_us: 0,
+            pinged_us: 0,
             state: State::Waiting,
             attempts: 0,
             pings_unanswered: 0,

@@ -4,6 +4,7 @@
 //! messages: ramp → `Go` → sending → quiet → `Leave` → leaving → `Done` → `Exit`.
 #![forbid(unsafe_code)]
 
+pub(crate) mod dialect;
 #[cfg(test)]
 mod durable_tests;
 mod leave;

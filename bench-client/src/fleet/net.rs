@@ -10,6 +10,7 @@ use weir::{
 };
 
 use super::{
+    dialect::{Dialect, nats},
     link::{Link, State},
     message::{EXAMPLES_MAX, Message, Outcome},
     wheel::Wheel,
@@ -99,16 +100,23 @@ impl Net {
         Stamp { run: self.plan.run, sender, destination, slot, sequence, planned }.write(&mut self.payload);
         self.channel.clear();
         self.plan.put_channel(destination, &mut self.channel);
-        let send = SendRef {
-            channel: &self.channel,
-            client_msg_id,
-            class: class as i32,
-            payload: &self.payload,
-            receipt: false,
-            include_sender: matches!(destination, Destination::Group(_)),
-            ..SendRef::default()
+        let (channel, payload) = (self.channel.as_str(), self.payload.as_slice());
+        let (link, pool) = (&mut self.links[local as usize], &mut self.pool);
+        self.queued_bytes += match self.plan.dialect {
+            Dialect::Weir => {
+                let send = SendRef {
+                    channel,
+                    client_msg_id,
+                    class: class as i32,
+                    payload,
+                    receipt: false,
+                    include_sender: matches!(destination, Destination::Group(_)),
+                    ..SendRef::default()
+                };
+                append(link, pool, |out| encode(&Frame::Send(send), out))
+            }
+            Dialect::Nats => append(link, pool, |out| nats::put_publish(channel, payload, out)),
         };
-        self.queued_bytes += put(&mut self.links[local as usize], &mut self.pool, &Frame::Send(send));
         self.touch(local, now);
     }
 
@@ -125,7 +133,12 @@ impl Net {
 
     /// Appends a frame to what a link has to send.
     pub(crate) fn put_frame(&mut self, local: u32, frame: &Frame<'_>, now: Tick) {
-        self.queued_bytes += put(&mut self.links[local as usize], &mut self.pool, frame);
+        self.put(local, now, |out| encode(frame, out));
+    }
+
+    /// Appends what `write` writes to what a link has to send.
+    pub(crate) fn put(&mut self, local: u32, now: Tick, write: impl FnOnce(&mut Vec<u8>)) {
+        self.queued_bytes += append(&mut self.links[local as usize], &mut self.pool, write);
         self.touch(local, now);
     }
 
@@ -177,7 +190,8 @@ impl Net {
             });
             return None;
         };
-        if stamp.run != self.plan.run || self.plan.client_named(push.from_client) != Some(stamp.sender) {
+        let is_named = || self.plan.client_named(push.from_client) == Some(stamp.sender) || !self.plan.dialect.names_senders();
+        if stamp.run != self.plan.run || !is_named() {
             self.misdelivered(local, push, &stamp);
             return None;
         }
@@ -239,13 +253,13 @@ impl Net {
     }
 }
 
-/// Appends a frame to what a link has to send. Returns its bytes.
-fn put(link: &mut Link, pool: &mut Vec<Vec<u8>>, frame: &Frame<'_>) -> usize {
+/// Appends what `write` writes to what a link has to send. Returns how many bytes that is.
+fn append(link: &mut Link, pool: &mut Vec<Vec<u8>>, write: impl FnOnce(&mut Vec<u8>)) -> usize {
     if link.out.capacity() == 0 {
         link.out = pool.pop().unwrap_or_default();
     }
     let before = link.out.len();
-    encode(frame, &mut link.out);
+    write(&mut link.out);
     link.out.len() - before
 }
 

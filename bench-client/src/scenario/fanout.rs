@@ -167,9 +167,9 @@ impl Fanout {
     /// The stream by which this message came to its receiver, and its publisher, if such a message can come to it.
     fn stream(&self, net: &Net, local: u32, push: &PushRef<'_>, stamp: &Stamp) -> Option<usize> {
         let group = net.client(local) % self.config.groups;
-        let told = push.channel.strip_prefix("group/").and_then(|name| net.plan.group_named(name));
-        let fits = stamp.destination == Destination::Group(group)
-            && told == Some(group)
+        let destination = Destination::Group(group);
+        let fits = stamp.destination == destination
+            && net.plan.destination_named(push.channel) == Some(destination)
             && stamp.sender < self.config.publishing()
             && stamp.sender % self.config.groups == group
             && self.config.rank(stamp.sender) == u32::from(stamp.slot);

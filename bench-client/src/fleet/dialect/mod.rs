@@ -1,0 +1,187 @@
+//! The protocols that clients speak: Weir's own, and those of the servers that it is measured beside.
+//!
+//! | file | owns |
+//! |---|---|
+//! | this one | which dialects there are, and the only places that tell them apart |
+//! | `weir` | Weir's frames, and what a fleet makes of them |
+//! | `nats` | bytes ↔ [`Event`]s of another protocol: pure, without a connection or a state |
+//! | `peer` | what a fleet makes of these events |
+//!
+//! What holds for all of them is not here: `session` makes a client ready, has it send PINGs and ends it, `Net` stamps messages and
+//! checks them, scenarios say who sends to whom.
+#![forbid(unsafe_code)]
+
+pub(crate) mod nats;
+mod peer;
+#[cfg(test)]
+mod pieces;
+mod weir;
+
+use std::fmt;
+
+use ::weir::io::Tick;
+
+use super::Fleet;
+use crate::scenario::Scenario;
+
+/// A protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Weir,
+    Nats,
+}
+
+impl Dialect {
+    pub(crate) const ALL: [Dialect; 2] = [Dialect::Weir, Dialect::Nats];
+
+    /// Its name, which is the scheme of `--target` too.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Dialect::Weir => "weir",
+            Dialect::Nats => "nats",
+        }
+    }
+
+    /// What a client's own channel is called, in front of the client's name.
+    pub(crate) fn user_prefix(self) -> &'static str {
+        match self {
+            Dialect::Weir => "user/",
+            Dialect::Nats => "user.",
+        }
+    }
+
+    /// What a group's channel is called, in front of the group's name.
+    pub(crate) fn group_prefix(self) -> &'static str {
+        match self {
+            Dialect::Weir => "group/",
+            Dialect::Nats => "group.",
+        }
+    }
+
+    /// Whether a delivery says who sent it.
+    pub(crate) fn names_senders(self) -> bool {
+        match self {
+            Dialect::Weir => true,
+            Dialect::Nats => false,
+        }
+    }
+
+    /// The characters that have a meaning of their own in the names of channels.
+    pub(crate) fn reserved(self) -> &'static [char] {
+        match self {
+            Dialect::Weir => &[],
+            Dialect::Nats => &[' ', '.', '*', '>'],
+        }
+    }
+}
+
+/// What a server other than Weir said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event<'a> {
+    /// It introduced itself, or told what changed.
+    Hello {
+        version: String,
+        payload_bytes_max: u64,
+    },
+    Message {
+        channel: &'a str,
+        payload: &'a [u8],
+    },
+    Ping,
+    Pong,
+    /// It refused something, and is about to end the connection.
+    Refusal {
+        name: &'static str,
+        words: String,
+    },
+    /// An answer that nothing depends on.
+    Nothing,
+}
+
+/// What is at the start of the bytes, and how many of them it takes up; `None` while its end has not come. An error on the first bytes of
+/// something is one on all of it, so that it does not matter in which pieces they come.
+pub(crate) type Parsed<'a> = Result<Option<(Event<'a>, usize)>, Garbled>;
+
+/// Why bytes are none of the protocol. Nothing behind them can be trusted, so the connection ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Garbled {
+    /// They begin nothing that a server sends.
+    Unknown {
+        dialect: Dialect,
+        seen: String,
+    },
+    /// A line without an end.
+    LineTooLong {
+        limit: usize,
+    },
+    PayloadTooLong {
+        bytes: u64,
+        limit: usize,
+    },
+    /// Something known, which is not as it should be.
+    Wrong {
+        what: &'static str,
+        seen: String,
+    },
+}
+
+/// Bytes that are told in an error, at most.
+const SEEN_BYTES_MAX: usize = 64;
+
+impl Garbled {
+    fn unknown(dialect: Dialect, bytes: &[u8]) -> Garbled {
+        Garbled::Unknown { dialect, seen: seen(bytes) }
+    }
+
+    fn wrong(what: &'static str, bytes: &[u8]) -> Garbled {
+        Garbled::Wrong { what, seen: seen(bytes) }
+    }
+}
+
+/// The beginning of some bytes, readable.
+fn seen(bytes: &[u8]) -> String {
+    bytes[..bytes.len().min(SEEN_BYTES_MAX)].escape_ascii().to_string()
+}
+
+impl fmt::Display for Garbled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Garbled::Unknown { dialect, seen } => {
+                let name = dialect.name();
+                write!(f, "bytes that begin with \"{seen}\" are nothing that a server says in {name}:// : is this one?")
+            }
+            Garbled::LineTooLong { limit } => write!(f, "a line does not end within {limit} bytes"),
+            Garbled::PayloadTooLong { bytes, limit } => write!(f, "a payload of {bytes} bytes is over the limit of {limit}"),
+            Garbled::Wrong { what, seen } => write!(f, "{what}: \"{seen}\""),
+        }
+    }
+}
+
+impl std::error::Error for Garbled {}
+
+impl<S: Scenario> Fleet<S> {
+    /// Says what a client says first on a new connection.
+    pub(super) fn log_in(&mut self, local: u32, now: Tick) {
+        match self.net.plan.dialect {
+            Dialect::Weir => self.weir_log_in(local, now),
+            // The server speaks first.
+            Dialect::Nats => {}
+        }
+    }
+
+    /// Takes all that is whole. Returns how many bytes that was.
+    pub(super) fn take(&mut self, local: u32, bytes: &[u8], now: Tick) -> usize {
+        match self.net.plan.dialect {
+            Dialect::Weir => self.frames(local, bytes, now),
+            Dialect::Nats => self.events(local, bytes, now, nats::parse),
+        }
+    }
+
+    /// Asks for a sign of life.
+    pub(super) fn ping(&mut self, local: u32, now: Tick) {
+        match self.net.plan.dialect {
+            Dialect::Weir => self.weir_ping(local, now),
+            Dialect::Nats => self.peer_ping(local, nats::PING, now),
+        }
+    }
+}
