@@ -6,6 +6,7 @@
 mod buffers;
 mod drive;
 mod epoll;
+pub mod limit;
 pub mod probe;
 pub mod socket;
 #[allow(unsafe_code, reason = "one of the two fenced places: memory that operations in flight use")]

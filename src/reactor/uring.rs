@@ -28,12 +28,11 @@ use std::{
 
 use io_uring::{cqueue, squeue};
 
-pub(super) use self::ring::build as build_ring;
+pub(super) use self::ring::{Ring, build as build_ring};
 use self::{
     accept::Acceptor,
     ops::Op,
     outgoing::{Outgoing, Sending},
-    ring::Ring,
     table::{Flags, Phase, Table},
 };
 use super::{Backend, Event, Parcel, Peers, Setup, Sink, Wait, buffers::Buffers};

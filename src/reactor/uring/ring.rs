@@ -32,7 +32,7 @@ struct WaitArgument {
 }
 
 /// An io_uring with its descriptor registered, and a queue behind its submission queue.
-pub(super) struct Ring {
+pub(in super::super) struct Ring {
     ring: IoUring,
     /// The descriptor's number among this thread's registered rings; -1: not registered.
     registered: i32,
@@ -55,7 +55,7 @@ pub(in super::super) fn build(submissions: u32, completions: u32) -> io::Result<
 
 impl Ring {
     /// A ring with a table of `slots` direct descriptors.
-    pub(super) fn new(slots: u32, stats: Arc<ReactorStats>) -> io::Result<Ring> {
+    pub(in super::super) fn new(slots: u32, stats: Arc<ReactorStats>) -> io::Result<Ring> {
         let completions = slots.saturating_mul(2).clamp(URING_COMPLETIONS_MIN, URING_COMPLETIONS_MAX).next_power_of_two();
         let ring = build(URING_SUBMISSIONS, completions)?;
         ring.submitter().register_files_sparse(slots).map_err(|error| explain_table(slots, &error))?;
@@ -69,13 +69,13 @@ impl Ring {
     ///
     /// # Safety
     /// The memory of `count` entries at `address` outlives this ring.
-    pub(super) unsafe fn register_buffers(&self, address: u64, count: u16) -> io::Result<()> {
+    pub(in super::super) unsafe fn register_buffers(&self, address: u64, count: u16) -> io::Result<()> {
         // SAFETY: the caller's promise.
         unsafe { self.ring.submitter().register_buf_ring_with_flags(address, count, 0, 0) }
     }
 
     /// The descriptor by which other rings reach this one.
-    pub(super) fn descriptor(&self) -> i32 {
+    pub(in super::super) fn descriptor(&self) -> i32 {
         self.ring.as_raw_fd()
     }
 
@@ -83,7 +83,7 @@ impl Ring {
     ///
     /// # Safety
     /// Memory that the entry points to stays valid and unmoved until its completion.
-    pub(super) unsafe fn push(&mut self, entry: squeue::Entry) {
+    pub(in super::super) unsafe fn push(&mut self, entry: squeue::Entry) {
         if self.backlog.is_empty() {
             // SAFETY: the caller's promise.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
@@ -100,7 +100,7 @@ impl Ring {
     }
 
     /// The next completion. There is none left only when the kernel keeps none aside either.
-    pub(super) fn next_completion(&mut self) -> Option<cqueue::Entry> {
+    pub(in super::super) fn next_completion(&mut self) -> Option<cqueue::Entry> {
         let completion = self.ring.completion().next();
         if completion.is_none() && self.ring.submission().cq_overflow() {
             self.stats.completions_overflowed.add(1);
@@ -116,7 +116,7 @@ impl Ring {
     }
 
     /// Hands everything queued to the kernel, lets it finish what is ready, and waits for a completion as long as `wait` says.
-    pub(super) fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {
+    pub(in super::super) fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {
         self.refill();
         let submission = self.ring.submission();
         let (idle, task_work, overflow) = (submission.is_empty(), submission.taskrun(), submission.cq_overflow());
@@ -173,7 +173,7 @@ impl Ring {
     }
 
     /// Ends everything that is in flight. When this fails, the kernel may still use memory of operations.
-    pub(super) fn shut(&mut self) -> io::Result<()> {
+    pub(in super::super) fn shut(&mut self) -> io::Result<()> {
         self.backlog.clear();
         // Entries that were never handed in are now: what they point to is still there, and they are cancelled with the rest.
         let _ = self.enter(0, 0, None);
