@@ -179,6 +179,8 @@ pub const SCRAPERS_MAX: usize = 16;
 pub const STORE_BATCH_BYTES_MAX: usize = 256 * 1024;
 /// and so many of them at a time from one shard: what comes in meanwhile shares the next sync.
 pub const STORE_BATCHES_IN_FLIGHT_MAX: usize = 4;
+/// The same for requests that only read.
+pub const STORE_READS_IN_FLIGHT_MAX: usize = 2;
 /// Beyond this many bytes of requests that the store has not answered, a shard refuses durable messages.
 pub const STORE_BACKLOG_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Idle batches that a shard keeps for reuse, and how much memory each may keep.
@@ -238,6 +240,8 @@ pub const URING_HEADROOM_MAX: u32 = 4096;
 
 /// Batches that the store's thread takes from each shard for one commit: as many as a ring holds.
 pub const STORE_BATCHES_PER_TURN: usize = RING_BATCHES_MAX;
+/// Reading for shards is interrupted after so long, in microseconds: what was written goes before.
+pub const STORE_READ_STEP_US: u64 = 2_000;
 /// The store looks so often for what retention is done with, in milliseconds; between two looks it works in bounded steps.
 pub const STORE_EXPIRE_INTERVAL_MS: u64 = 1_000;
 /// Between two such steps while there are requests, in milliseconds.

@@ -112,6 +112,7 @@ numbers! {
         Counter appends: "Requests to store a message.";
         Counter failed: "Requests that failed, because the disk was full or the store was not available.";
         Counter expire_failed: "Times that what retention is done with could not be removed.";
+        Gauge reads_waiting: "Batches of requests to read that wait until what was written is answered.";
         Gauge replies_kept: "Batches of replies that wait for room in the ring to their shard.";
     }
 }

@@ -259,7 +259,7 @@ impl Shard {
         let channel = self.channel_at(conn, place);
         let tag = Tag { shard: self.settings.id, conn, ticket: reader.ticket };
         let from = reader.next();
-        self.storage.ask(|batch| Request::Read { channel: batch.put(channel.as_bytes()), from, limit, sync: false, tag });
+        self.storage.read(|batch| Request::Read { channel: batch.put(channel.as_bytes()), from, limit, sync: false, tag });
         self.catch_up.pages += 1;
         self.stats.pages_read.add(1);
         reader.mode = Mode::Reading;

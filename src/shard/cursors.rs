@@ -28,7 +28,7 @@ impl Shard {
         }
         let names = &self.connections.at(conn.slot).names;
         let tag = Tag { shard: self.settings.id, conn, ticket };
-        self.storage.ask(|batch| Request::Open {
+        self.storage.read(|batch| Request::Open {
             channel: batch.put(channel.as_bytes()),
             client: batch.put(names.client().as_bytes()),
             device: batch.put(names.device().as_bytes()),
@@ -123,7 +123,7 @@ impl Shard {
         let names = &self.connections.at(conn.slot).names;
         let tag = Tag { shard: self.settings.id, conn, ticket };
         self.stats.cursors_saved.add(1);
-        self.storage.ask(|batch| Request::Received {
+        self.storage.write(|batch| Request::Received {
             channel: batch.put(channel.as_bytes()),
             client: batch.put(names.client().as_bytes()),
             device: batch.put(names.device().as_bytes()),
@@ -205,7 +205,7 @@ impl Shard {
         }
         let names = &self.connections.at(conn.slot).names;
         let tag = Tag { shard: self.settings.id, conn, ticket: 0 };
-        self.storage.ask(|batch| Request::MarkRead {
+        self.storage.write(|batch| Request::MarkRead {
             channel: batch.put(read.channel.as_bytes()),
             client: batch.put(names.client().as_bytes()),
             to: read.seq,
@@ -270,7 +270,7 @@ impl Shard {
         let limit = PageLimit { messages: sync.limit, bytes };
         let tag = Tag { shard: self.settings.id, conn, ticket: 0 };
         let from = sync.from;
-        self.storage.ask(|batch| Request::Read { channel: batch.put(sync.channel.as_bytes()), from, limit, sync: true, tag });
+        self.storage.read(|batch| Request::Read { channel: batch.put(sync.channel.as_bytes()), from, limit, sync: true, tag });
     }
 
     /// A page of history came.

@@ -87,7 +87,7 @@ impl Shard {
             };
             if self.storage.has_room() {
                 self.stats.appends.add(1);
-                self.storage.ask(|batch| append_request(batch, sender, &message));
+                self.storage.write(|batch| append_request(batch, sender, &message));
             } else {
                 self.not_accepted(sender, send.client_msg_id, NotAccepted::Overloaded);
             }
@@ -107,7 +107,7 @@ impl Shard {
     pub(super) fn append_posted(&mut self, sender: Tag, message: &PushRef<'_>) {
         if self.storage.has_room() {
             self.stats.appends.add(1);
-            self.storage.ask(|batch| append_request(batch, sender, message));
+            self.storage.write(|batch| append_request(batch, sender, message));
         } else {
             self.not_accepted(sender, message.client_msg_id, NotAccepted::Overloaded);
         }

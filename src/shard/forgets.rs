@@ -71,7 +71,7 @@ impl Shard {
     }
 
     fn ask_to_forget(&mut self, (group, client, device): &Cursor) {
-        self.storage.ask(|batch| Request::Forget {
+        self.storage.write(|batch| Request::Forget {
             channel: batch.put(format!("group/{group}").as_bytes()),
             client: batch.put(client.as_bytes()),
             device: batch.put(device.as_bytes()),

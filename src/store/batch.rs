@@ -52,6 +52,16 @@ pub enum Request {
     Forget { channel: Span, client: Span, device: Span },
 }
 
+impl Request {
+    /// Whether it changes the log.
+    pub fn is_write(&self) -> bool {
+        match self {
+            Request::Append(_) | Request::Received { .. } | Request::MarkRead { .. } | Request::Forget { .. } => true,
+            Request::Open { .. } | Request::Read { .. } => false,
+        }
+    }
+}
+
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -84,7 +94,8 @@ pub enum Reply {
     Failed(Failure),
 }
 
-/// Many requests of one shard, and their replies.
+/// Many requests of one shard, and their replies. All of them change the log, or none does: what was written is answered before what is
+/// read.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub requests: Vec<Request>,
@@ -142,6 +153,11 @@ impl Batch {
     /// The messages of a page.
     pub fn entries(&self, page: Span) -> Entries<'_> {
         Entries::of(&self.pages[page.start as usize..][..page.length as usize])
+    }
+
+    /// Whether its requests change the log.
+    pub fn is_write(&self) -> bool {
+        self.requests.first().is_some_and(Request::is_write)
     }
 
     /// How many of its requests failed.

@@ -1,6 +1,8 @@
-//! The store's thread: takes what waits in all rings, works it through with one commit, and sends the boxes back.
+//! The store's thread: takes what waits in all rings, works what writes through with one commit, and sends the boxes back; then it reads
+//! for a while, and looks for what has come meanwhile.
 //!
-//! While a commit syncs, the next requests gather in the rings: the more there is to do, the larger the commits are.
+//! While a commit syncs, the next requests gather in the rings: the more there is to do, the larger the commits are. So reading, however
+//! much there is of it, delays an answer to what was written by a step of reading, and no more.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -15,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::{Batch, Log, Request, Service};
 use crate::{
     ids::ShardId,
-    limits::{STORE_BATCHES_PER_TURN, STORE_EXPIRE_INTERVAL_MS, STORE_EXPIRE_STEP_MS, STORE_REPLY_RETRY_MS},
+    limits::{STORE_BATCHES_PER_TURN, STORE_EXPIRE_INTERVAL_MS, STORE_EXPIRE_STEP_MS, STORE_READ_STEP_US, STORE_REPLY_RETRY_MS},
     mesh::Port,
     stats::StoreStats,
 };
@@ -58,32 +60,56 @@ impl<T> Kept<T> {
     }
 }
 
+/// Batches that were taken from shards, and not answered yet.
+#[derive(Default)]
+struct Desk {
+    writes: Vec<(ShardId, Box<Batch>)>,
+    /// Answered in this order, the first one perhaps in part. Bounded, because shards bound what they have under way.
+    reads: VecDeque<(ShardId, Box<Batch>)>,
+}
+
 /// Serves the ports of a mesh until one of them says stop.
 pub fn run<T>(mut port: Port<T>, log: impl Log, travel: Travel<T>, stats: &Arc<StoreStats>) {
     let mut service = Service::new(log);
     let mut kept = Kept(VecDeque::new());
-    let mut batches: Vec<(ShardId, Box<Batch>)> = Vec::new();
+    let mut desk = Desk::default();
     let mut expire_at = Instant::now();
     let mut stopping = false;
     loop {
         let took = port.receive(STORE_BATCHES_PER_TURN, |from, message| match (travel.unwrap)(message) {
-            Posted::Batch(batch) => batches.push((from, batch)),
+            Posted::Batch(batch) if batch.is_write() => desk.writes.push((from, batch)),
+            Posted::Batch(batch) => desk.reads.push_back((from, batch)),
             Posted::Stop => stopping = true,
             Posted::Other => {}
         });
         kept.retry(&mut port);
-        serve(&mut service, &mut batches, stats);
-        for (from, batch) in batches.drain(..) {
-            kept.post(&mut port, from, (travel.wrap)(batch));
+        let started = Instant::now();
+        let has_work = !desk.writes.is_empty() || !desk.reads.is_empty();
+        service.write(wall_ms(), desk.writes.iter_mut().map(|(_, batch)| &mut **batch));
+        for (to, batch) in desk.writes.drain(..) {
+            count(&batch, stats);
+            kept.post(&mut port, to, (travel.wrap)(batch));
         }
-        stats.replies_kept.set(kept.0.len() as u64);
         port.publish();
+        desk.read(&mut service, |to, batch| {
+            count(&batch, stats);
+            kept.post(&mut port, to, (travel.wrap)(batch));
+        });
+        stats.replies_kept.set(kept.0.len() as u64);
+        stats.reads_waiting.set(desk.reads.len() as u64);
+        port.publish();
+        if has_work {
+            let micros = started.elapsed().as_micros() as u64;
+            stats.turns.add(1);
+            stats.turn_micros.add(micros);
+            stats.turn_micros_max.set(stats.turn_micros_max.get().max(micros));
+        }
         if Instant::now() >= expire_at {
             // Requests go first, but not for ever.
             let pause_ms = if took { STORE_EXPIRE_STEP_MS } else { 0 };
             expire_at = Instant::now() + expire(&mut service, stats).max(Duration::from_millis(pause_ms));
         }
-        if took {
+        if took || !desk.reads.is_empty() {
             continue;
         }
         // Nobody takes replies any more.
@@ -96,21 +122,30 @@ pub fn run<T>(mut port: Port<T>, log: impl Log, travel: Travel<T>, stats: &Arc<S
     }
 }
 
-fn serve(service: &mut Service<impl Log>, batches: &mut [(ShardId, Box<Batch>)], stats: &StoreStats) {
-    if batches.is_empty() {
-        return;
+impl Desk {
+    /// A step of reading. Hands out the batches that are answered.
+    fn read(&mut self, service: &mut Service<impl Log>, mut answered: impl FnMut(ShardId, Box<Batch>)) {
+        let until = Instant::now() + Duration::from_micros(STORE_READ_STEP_US);
+        while let Some((from, mut batch)) = self.reads.pop_front() {
+            while service.read_next(&mut batch) && Instant::now() < until {}
+            if batch.replies.len() < batch.requests.len() {
+                self.reads.push_front((from, batch));
+            } else {
+                answered(from, batch);
+            }
+            if Instant::now() >= until {
+                return;
+            }
+        }
     }
-    let started = Instant::now();
-    service.serve(wall_ms(), batches.iter_mut().map(|(_, batch)| &mut **batch));
-    let appends = |batch: &Batch| batch.requests.iter().filter(|request| matches!(request, Request::Append(_))).count();
-    stats.batches.add(batches.len() as u64);
-    stats.requests.add(batches.iter().map(|(_, batch)| batch.requests.len() as u64).sum());
-    stats.appends.add(batches.iter().map(|(_, batch)| appends(batch) as u64).sum());
-    stats.failed.add(batches.iter().map(|(_, batch)| batch.failures() as u64).sum());
-    let micros = started.elapsed().as_micros() as u64;
-    stats.turns.add(1);
-    stats.turn_micros.add(micros);
-    stats.turn_micros_max.set(stats.turn_micros_max.get().max(micros));
+}
+
+fn count(batch: &Batch, stats: &StoreStats) {
+    let appends = batch.requests.iter().filter(|request| matches!(request, Request::Append(_))).count();
+    stats.batches.add(1);
+    stats.requests.add(batch.requests.len() as u64);
+    stats.appends.add(appends as u64);
+    stats.failed.add(batch.failures() as u64);
 }
 
 /// One step; says when the next is due.
@@ -147,90 +182,4 @@ fn wall_ms() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::thread::JoinHandle;
-
-    use super::*;
-    use crate::{
-        ids::ConnId,
-        mesh::mesh,
-        store::{Append, Memory, Reply, Retention, Tag},
-    };
-
-    const TRAVEL: Travel<Option<Box<Batch>>> =
-        Travel { wrap: Some, unwrap: |message| message.map_or(Posted::Stop, Posted::Batch) };
-    const STORE: ShardId = ShardId(1);
-
-    /// A port that plays a shard, and the store's thread.
-    fn start(ring: usize) -> (Port<Option<Box<Batch>>>, JoinHandle<()>, Arc<StoreStats>) {
-        let mut ports = mesh(2, ring).unwrap();
-        let (store, shard) = (ports.pop().unwrap(), ports.pop().unwrap());
-        let retention = Retention { age_ms: 1 << 40, messages: 1000, bytes: 1 << 20, dedup_ms: 1 << 40, dedup_messages: 100 };
-        let stats = Arc::new(StoreStats::default());
-        let counted = Arc::clone(&stats);
-        let thread = std::thread::spawn(move || run(store, Memory::new(retention), TRAVEL, &counted));
-        (shard, thread, stats)
-    }
-
-    fn append(client_msg_id: u64) -> Box<Batch> {
-        let mut batch = Box::new(Batch::default());
-        let channel = batch.put(b"user/bob");
-        let (from_client, from_device) = (batch.put(b"alice"), batch.put(b"phone"));
-        let payload = batch.put(b"hello");
-        let sender = Tag { shard: ShardId(0), conn: ConnId { slot: 0, generation: 0 }, ticket: 0 };
-        batch.requests.push(Request::Append(Append { channel, from_client, from_device, payload, client_msg_id, sender }));
-        batch
-    }
-
-    /// Posts it, however long the ring is full.
-    fn post(port: &mut Port<Option<Box<Batch>>>, mut message: Option<Box<Batch>>) {
-        while let Err(refused) = port.post(STORE, message) {
-            message = refused;
-            std::thread::yield_now();
-        }
-        port.publish();
-    }
-
-    fn seq_of(batch: &Batch) -> u64 {
-        match batch.replies[..] {
-            [Reply::Appended { seq, .. }] => seq,
-            ref replies => panic!("{replies:?}"),
-        }
-    }
-
-    #[test]
-    fn requests_come_back_in_order_though_the_rings_are_small() {
-        let (mut port, thread, stats) = start(2);
-        // Replies to six batches do not fit into a ring of two: the thread keeps them until they are taken.
-        for client_msg_id in 1..=6 {
-            post(&mut port, Some(append(client_msg_id)));
-        }
-        while stats.requests.get() < 6 {
-            std::thread::yield_now();
-        }
-        let mut seen = Vec::new();
-        while seen.len() < 6 {
-            port.receive(1, |from, batch| seen.push((from, seq_of(&batch.unwrap()))));
-        }
-        assert_eq!(seen, (1..=6).map(|seq| (STORE, seq)).collect::<Vec<_>>());
-        post(&mut port, None);
-        thread.join().unwrap();
-        assert_eq!((stats.appends.get(), stats.failed.get()), (6, 0));
-    }
-
-    #[test]
-    fn it_sleeps_and_wakes_and_ends_with_everything_served() {
-        let (mut port, thread, stats) = start(8);
-        post(&mut port, Some(append(1)));
-        while stats.requests.get() < 1 {
-            std::thread::yield_now();
-        }
-        std::thread::sleep(Duration::from_millis(20));
-        post(&mut port, Some(append(2)));
-        post(&mut port, None);
-        thread.join().unwrap();
-        let mut seen = Vec::new();
-        port.receive(8, |_, batch| seen.push(seq_of(&batch.unwrap())));
-        assert_eq!(seen, [1, 2]);
-    }
-}
+mod tests;

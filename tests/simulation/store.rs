@@ -1,5 +1,5 @@
-//! The store's thread without a thread: a port of the mesh. It takes what waits, commits it as one group, and answers when the disk
-//! has synced, or later.
+//! The store's thread without a thread: a port of the mesh. It takes what waits, commits what writes as one group, and answers when the
+//! disk has synced, or later; between two commits it reads for a while.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -34,6 +34,8 @@ pub struct Store {
     busy_until: Option<u64>,
     /// Batches of that commit, by shard.
     serving: Vec<(usize, Box<Batch>)>,
+    /// Batches that read, the first one perhaps in part.
+    reading: VecDeque<(usize, Box<Batch>)>,
     /// Answered, and on its way into the rings, in order.
     answered: VecDeque<(usize, Box<Batch>)>,
     /// What a crash brings back, if the replies leave too early.
@@ -49,6 +51,7 @@ impl Store {
             pace,
             busy_until: None,
             serving: Vec::new(),
+            reading: VecDeque::new(),
             answered: VecDeque::new(),
             before: None,
             first: 0,
@@ -78,6 +81,7 @@ impl Store {
             self.before = None;
             self.answered.extend(self.serving.drain(..));
         }
+        self.read(now, rng);
         self.post(now, mesh, rng);
         if rng.chance(10) {
             while self.service.log().expire(wall_ms).unwrap_or(false) {}
@@ -88,12 +92,31 @@ impl Store {
         }
     }
 
+    /// A step of reading.
+    fn read(&mut self, now: u64, rng: &mut Rng) {
+        let mut left = rng.range(0, 30);
+        while let Some((_, batch)) = self.reading.front_mut() {
+            while left > 0 && self.service.read_next(batch) {
+                left -= 1;
+            }
+            if batch.replies.len() < batch.requests.len() {
+                self.next_turn = self.next_turn.min(now + rng.range(1, 300));
+                return;
+            }
+            self.answered.extend(self.reading.pop_front());
+        }
+    }
+
     fn take(&mut self, now: u64, wall_ms: u64, crash_at: u64, mesh: &mut Mesh, rng: &mut Rng) {
         let (me, shards) = (mesh.store(), mesh.store());
         for from in (0..shards).map(|offset| (self.first + offset) % shards) {
             for _ in 0..rng.range(1, self.pace.group) {
                 match mesh.rings[from][me].pop_front() {
-                    Some(Envelope::Message(Message::Store(batch))) => self.serving.push((from, batch)),
+                    Some(Envelope::Message(Message::Store(batch))) if batch.is_write() => self.serving.push((from, batch)),
+                    Some(Envelope::Message(Message::Store(batch))) => {
+                        self.reading.push_back((from, batch));
+                        self.next_turn = self.next_turn.min(now + rng.range(1, 300));
+                    }
                     Some(_) => panic!("shard {from} sent the store something that is not for it"),
                     None => break,
                 }
@@ -116,7 +139,7 @@ impl Store {
                 self.disk().fate = Fate::Torn { writes: rng.range(0, writes as u64 + 1) as usize };
             }
         }
-        self.service.serve(wall_ms, self.serving.iter_mut().map(|(_, batch)| &mut **batch));
+        self.service.write(wall_ms, self.serving.iter_mut().map(|(_, batch)| &mut **batch));
         self.disk().fate = kept;
         self.busy_until = Some(until);
         self.next_turn = until;
@@ -144,9 +167,9 @@ impl Store {
         }
     }
 
-    /// Whether a commit is under way.
+    /// Whether a commit is under way, or something is yet to be read.
     pub fn is_busy(&self) -> bool {
-        self.busy_until.is_some()
+        self.busy_until.is_some() || !self.reading.is_empty()
     }
 
     /// The process is gone; the disk stays.
