@@ -175,9 +175,9 @@ mod tests {
     }
 
     /// The numbers in all batches that can be posted now: of each whether it writes.
-    fn post(storage: &mut Storage) -> (Vec<(bool, u64)>, Vec<Box<Batch>>) {
+    fn post(storage: &mut Storage) -> (Vec<(bool, u64)>, VecDeque<Box<Batch>>) {
         storage.rewind();
-        let posted: Vec<Box<Batch>> = std::iter::from_fn(|| storage.next()).collect();
+        let posted: VecDeque<Box<Batch>> = std::iter::from_fn(|| storage.next()).collect();
         let number = |request: &Request| match request {
             Request::Received { to, .. } => (true, *to),
             Request::Read { from, .. } => (false, *from),
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn neither_kind_keeps_the_other_waiting_but_for_the_order() {
         let mut storage = Storage::default();
-        let mut away = Vec::new();
+        let mut away = VecDeque::new();
         for number in 0..STORE_BATCHES_IN_FLIGHT_MAX as u64 {
             write(&mut storage, number);
             away.extend(post(&mut storage).1);
@@ -215,11 +215,11 @@ mod tests {
         read(&mut storage, 12);
         assert_eq!(post(&mut storage).0, []);
         write(&mut storage, 13);
-        storage.answered(away.remove(0));
+        storage.answered(away.pop_front().unwrap());
         assert_eq!(post(&mut storage).0, [(true, 11), (true, 13), (false, 12)]);
         // Pages that take long leave the way free.
         read(&mut storage, 14);
-        storage.answered(away.remove(0));
+        storage.answered(away.pop_front().unwrap());
         write(&mut storage, 15);
         assert_eq!(post(&mut storage).0, [(true, 15)]);
     }
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn a_full_ring_keeps_the_order() {
         let mut storage = Storage::default();
-        let mut away = Vec::new();
+        let mut away = VecDeque::new();
         for number in 0..STORE_BATCHES_IN_FLIGHT_MAX as u64 - 1 {
             write(&mut storage, number);
             away.extend(post(&mut storage).1);
