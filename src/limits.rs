@@ -246,8 +246,9 @@ pub const STORE_READ_STEP_US: u64 = 2_000;
 pub const STORE_EXPIRE_INTERVAL_MS: u64 = 1_000;
 /// Between two such steps while there are requests, in milliseconds.
 pub const STORE_EXPIRE_STEP_MS: u64 = 10;
-/// Replies of the store that found their ring full are sent again after this long, in milliseconds.
-pub const STORE_REPLY_RETRY_MS: u64 = 1;
+/// Replies of the store that found their ring full are sent again after this long, in milliseconds; so often, too, the store looks whether
+/// the log is ready for what is to be written.
+pub const STORE_LOOK_MS: u64 = 1;
 
 /// The defaults of `[store]`: see their help.
 pub const STORE_CACHE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
@@ -274,7 +275,9 @@ pub const STORE_BLOCK_BYTES: u32 = 16 * 1024;
 pub const STORE_LEVEL0_TABLES: u8 = 8;
 /// Tables that are not merged yet; beyond it commits wait for the database.
 pub const STORE_LEVEL0_RUNS_MAX: usize = 18;
-/// A commit waits no longer than this for the database, in milliseconds; it looks so often.
+/// What is to be written waits no longer than this for a database that does not keep up, in milliseconds; then it is refused.
+pub const STORE_HOLD_MS_MAX: u64 = 1_000;
+/// Whoever has nothing else to do, such as a repair, waits so long; it looks so often.
 pub const STORE_GATE_MS_MAX: u64 = 10_000;
 pub const STORE_GATE_LOOK_MS: u64 = 1;
 /// Journals beyond this size make the database write what keeps them. They are of 64 MB each, and go as memtables are written to tables.
@@ -295,6 +298,8 @@ pub const STORE_WALKS_PER_AGE: u64 = 64;
 pub const STORE_WALK_MS_MIN: u64 = 1_000;
 /// After a failure the log is opened again so often, in milliseconds.
 pub const STORE_REOPEN_MS: u64 = 1_000;
+/// Once it is open, what it holds in memory has so long to get to the disk.
+pub const STORE_SETTLE_MS_MAX: u64 = 10_000;
 /// What a repair adds to the highest sequence that is known, so that none is given twice: more than can have been given in the time for which
 /// the witness may be behind after a loss of power.
 pub const STORE_REPAIR_JUMP: u64 = 1 << 20;

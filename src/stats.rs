@@ -112,6 +112,8 @@ numbers! {
         Counter appends: "Requests to store a message.";
         Counter failed: "Requests that failed, because the disk was full or the store was not available.";
         Counter expire_failed: "Times that what retention is done with could not be removed.";
+        Gauge writes_waiting: "Batches of requests to write that wait for the database to get done with its tables.";
+        Counter writes_refused: "Requests to write that were refused because the database did not get done in time: the disk does not keep up.";
         Gauge reads_waiting: "Batches of requests to read that wait until what was written is answered.";
         Gauge replies_kept: "Batches of replies that wait for room in the ring to their shard.";
     }

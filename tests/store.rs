@@ -1,6 +1,8 @@
 //! The store: what any log must do, and what the log on disk does beyond that when files are damaged or the disk is full.
 #![forbid(unsafe_code)]
 
+#[path = "store/behind.rs"]
+mod behind;
 #[path = "store/bench.rs"]
 mod bench;
 #[path = "store/commands.rs"]

@@ -21,6 +21,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotAccepted {
     Overloaded,
+    Behind,
     StoreFull,
     StoreUnavailable,
     IdReused,
@@ -30,6 +31,7 @@ impl NotAccepted {
     fn of(failure: &Failure) -> NotAccepted {
         match failure {
             Failure::Full => NotAccepted::StoreFull,
+            Failure::Behind => NotAccepted::Behind,
             Failure::Unavailable(_) => NotAccepted::StoreUnavailable,
         }
     }
@@ -37,6 +39,7 @@ impl NotAccepted {
     fn refusal(self, frame: FrameType) -> Refusal {
         let (code, retry_after_ms, message) = match self {
             NotAccepted::Overloaded => (ErrorCode::Overloaded, 100, "as much waits for the log as may; send it again later"),
+            NotAccepted::Behind => (ErrorCode::Overloaded, 1_000, "the disk does not keep up; send it again later"),
             NotAccepted::StoreFull => (
                 ErrorCode::StoreFull,
                 1_000,

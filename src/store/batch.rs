@@ -160,6 +160,11 @@ impl Batch {
         self.requests.first().is_some_and(Request::is_write)
     }
 
+    /// Answers all of its requests with a failure.
+    pub fn fail(&mut self, failure: &Failure) {
+        self.replies.extend(self.requests.iter().map(|_| Reply::Failed(failure.clone())));
+    }
+
     /// How many of its requests failed.
     pub fn failures(&self) -> usize {
         self.replies.iter().filter(|reply| matches!(reply, Reply::Failed(_))).count()

@@ -101,6 +101,8 @@ pub struct PageLimit {
 pub enum Failure {
     /// No room on the disk.
     Full,
+    /// The log writes more slowly than it is written to. Nothing was done.
+    Behind,
     /// Anything else; for a person.
     Unavailable(String),
 }
@@ -116,6 +118,11 @@ pub trait Log {
     /// # Errors
     /// None of the writes is known to have happened.
     fn commit(&mut self, wall_ms: u64, writes: &[Write<'_>], outcomes: &mut Vec<Outcome>) -> Result<(), Failure>;
+
+    /// Whether a commit would be carried out now. If not, it fails with [`Failure::Behind`]; reading goes on.
+    fn is_ready(&mut self) -> bool {
+        true
+    }
 
     /// Appends the messages of a channel from sequence `from` on to `page`, as [`Entries`], and gives the channel's bounds. A
     /// message that is gone is left out; the next one's sequence tells, or, where none follows, the bounds: an empty page of a channel
@@ -150,6 +157,10 @@ pub trait Log {
 impl<L: Log + ?Sized> Log for Box<L> {
     fn commit(&mut self, wall_ms: u64, writes: &[Write<'_>], outcomes: &mut Vec<Outcome>) -> Result<(), Failure> {
         (**self).commit(wall_ms, writes, outcomes)
+    }
+
+    fn is_ready(&mut self) -> bool {
+        (**self).is_ready()
     }
 
     fn read(&mut self, channel: &str, from: u64, limit: PageLimit, page: &mut Vec<u8>) -> Result<Bounds, Failure> {

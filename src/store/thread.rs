@@ -2,7 +2,8 @@
 //! for a while, and looks for what has come meanwhile.
 //!
 //! While a commit syncs, the next requests gather in the rings: the more there is to do, the larger the commits are. So reading, however
-//! much there is of it, delays an answer to what was written by a step of reading, and no more.
+//! much there is of it, delays an answer to what was written by a step of reading, and no more. While the log is not ready to write,
+//! reading goes on.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -14,10 +15,13 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Batch, Log, Request, Service};
+use super::{Batch, Failure, Log, Request, Service};
 use crate::{
     ids::ShardId,
-    limits::{STORE_BATCHES_PER_TURN, STORE_EXPIRE_INTERVAL_MS, STORE_EXPIRE_STEP_MS, STORE_READ_STEP_US, STORE_REPLY_RETRY_MS},
+    limits::{
+        STORE_BATCHES_PER_TURN, STORE_EXPIRE_INTERVAL_MS, STORE_EXPIRE_STEP_MS, STORE_HOLD_MS_MAX, STORE_LOOK_MS,
+        STORE_READ_STEP_US,
+    },
     mesh::Port,
     stats::StoreStats,
 };
@@ -63,7 +67,11 @@ impl<T> Kept<T> {
 /// Batches that were taken from shards, and not answered yet.
 #[derive(Default)]
 struct Desk {
+    /// They wait while the log is not ready.
     writes: Vec<(ShardId, Box<Batch>)>,
+    written: Vec<(ShardId, Box<Batch>)>,
+    /// Since when it is not.
+    behind_since: Option<Instant>,
     /// Answered in this order, the first one perhaps in part. Bounded, because shards bound what they have under way.
     reads: VecDeque<(ShardId, Box<Batch>)>,
 }
@@ -84,21 +92,21 @@ pub fn run<T>(mut port: Port<T>, log: impl Log, travel: Travel<T>, stats: &Arc<S
         });
         kept.retry(&mut port);
         let started = Instant::now();
-        let has_work = !desk.writes.is_empty() || !desk.reads.is_empty();
-        service.write(wall_ms(), desk.writes.iter_mut().map(|(_, batch)| &mut **batch));
-        for (to, batch) in desk.writes.drain(..) {
+        let mut answered = 0;
+        let mut answer = |port: &mut Port<T>, to, batch: Box<Batch>| {
             count(&batch, stats);
-            kept.post(&mut port, to, (travel.wrap)(batch));
-        }
+            answered += 1;
+            kept.post(port, to, (travel.wrap)(batch));
+        };
+        desk.write(&mut service, stats);
+        desk.written.drain(..).for_each(|(to, batch)| answer(&mut port, to, batch));
         port.publish();
-        desk.read(&mut service, |to, batch| {
-            count(&batch, stats);
-            kept.post(&mut port, to, (travel.wrap)(batch));
-        });
-        stats.replies_kept.set(kept.0.len() as u64);
+        desk.read(&mut service, |to, batch| answer(&mut port, to, batch));
+        port.publish();
+        stats.writes_waiting.set(desk.writes.len() as u64);
         stats.reads_waiting.set(desk.reads.len() as u64);
-        port.publish();
-        if has_work {
+        stats.replies_kept.set(kept.0.len() as u64);
+        if answered > 0 {
             let micros = started.elapsed().as_micros() as u64;
             stats.turns.add(1);
             stats.turn_micros.add(micros);
@@ -113,16 +121,38 @@ pub fn run<T>(mut port: Port<T>, log: impl Log, travel: Travel<T>, stats: &Arc<S
             continue;
         }
         // Nobody takes replies any more.
-        if stopping {
+        if stopping && desk.writes.is_empty() {
             return;
         }
         let until_expire = expire_at.saturating_duration_since(Instant::now());
-        let retry = Duration::from_millis(STORE_REPLY_RETRY_MS);
-        wait(&mut port, if kept.0.is_empty() { until_expire } else { until_expire.min(retry) });
+        let soon = Duration::from_millis(STORE_LOOK_MS);
+        let is_idle = kept.0.is_empty() && desk.writes.is_empty();
+        wait(&mut port, if is_idle { until_expire } else { until_expire.min(soon) });
     }
 }
 
 impl Desk {
+    /// One commit for all that is to be written, if the log is ready. If it is not for too long, all of it is refused.
+    fn write(&mut self, service: &mut Service<impl Log>, stats: &StoreStats) {
+        if self.writes.is_empty() && self.behind_since.is_none() {
+            return;
+        }
+        if service.log().is_ready() {
+            self.behind_since = None;
+            service.write(wall_ms(), self.writes.iter_mut().map(|(_, batch)| &mut **batch));
+            self.written.append(&mut self.writes);
+            return;
+        }
+        let since = *self.behind_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= Duration::from_millis(STORE_HOLD_MS_MAX) {
+            for (_, batch) in &mut self.writes {
+                stats.writes_refused.add(batch.requests.len() as u64);
+                batch.fail(&Failure::Behind);
+            }
+            self.written.append(&mut self.writes);
+        }
+    }
+
     /// A step of reading. Hands out the batches that are answered.
     fn read(&mut self, service: &mut Service<impl Log>, mut answered: impl FnMut(ShardId, Box<Batch>)) {
         let until = Instant::now() + Duration::from_micros(STORE_READ_STEP_US);

@@ -138,6 +138,10 @@ impl Log for Disk {
         }
     }
 
+    fn is_ready(&mut self) -> bool {
+        !matches!(self.fate, Fate::Fails { failure: Failure::Behind, .. })
+    }
+
     fn read(&mut self, channel: &str, from: u64, limit: PageLimit, page: &mut Vec<u8>) -> Result<Bounds, Failure> {
         self.check()?;
         let last = self.log.bounds(channel)?.last;

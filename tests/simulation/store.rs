@@ -5,8 +5,9 @@
 use std::collections::VecDeque;
 
 use weir::{
+    limits::STORE_HOLD_MS_MAX,
     shard::Message,
-    store::{Batch, Log as _, Retention, Service},
+    store::{Batch, Failure, Log as _, Retention, Service},
 };
 
 use crate::{
@@ -30,6 +31,9 @@ pub struct Pace {
 pub struct Store {
     service: Service<Disk>,
     pace: Pace,
+    /// Batches that write, while the disk does not keep up; and since when it does not.
+    held: Vec<(usize, Box<Batch>)>,
+    behind_since: Option<u64>,
     /// A commit is under way until then.
     busy_until: Option<u64>,
     /// Batches of that commit, by shard.
@@ -49,6 +53,8 @@ impl Store {
         Store {
             service: Service::new(disk),
             pace,
+            held: Vec::new(),
+            behind_since: None,
             busy_until: None,
             serving: Vec::new(),
             reading: VecDeque::new(),
@@ -107,12 +113,24 @@ impl Store {
         }
     }
 
+    /// What is to be written waits for a while, and then is refused.
+    fn hold(&mut self, now: u64) {
+        let since = *self.behind_since.get_or_insert(now);
+        if now - since >= STORE_HOLD_MS_MAX * 1_000 {
+            self.held.iter_mut().for_each(|(_, batch)| batch.fail(&Failure::Behind));
+            self.answered.append(&mut self.held.drain(..).collect());
+        }
+        if !self.held.is_empty() || !self.answered.is_empty() {
+            self.next_turn = self.next_turn.min(now + 1_000);
+        }
+    }
+
     fn take(&mut self, now: u64, wall_ms: u64, crash_at: u64, mesh: &mut Mesh, rng: &mut Rng) {
         let (me, shards) = (mesh.store(), mesh.store());
         for from in (0..shards).map(|offset| (self.first + offset) % shards) {
             for _ in 0..rng.range(1, self.pace.group) {
                 match mesh.rings[from][me].pop_front() {
-                    Some(Envelope::Message(Message::Store(batch))) if batch.is_write() => self.serving.push((from, batch)),
+                    Some(Envelope::Message(Message::Store(batch))) if batch.is_write() => self.held.push((from, batch)),
                     Some(Envelope::Message(Message::Store(batch))) => {
                         self.reading.push_back((from, batch));
                         self.next_turn = self.next_turn.min(now + rng.range(1, 300));
@@ -123,6 +141,12 @@ impl Store {
             }
         }
         self.first = (self.first + 1) % shards;
+        if !self.service.log().is_ready() {
+            self.hold(now);
+            return;
+        }
+        self.behind_since = None;
+        self.serving.append(&mut self.held);
         if self.serving.is_empty() {
             return;
         }
@@ -167,9 +191,9 @@ impl Store {
         }
     }
 
-    /// Whether a commit is under way, or something is yet to be read.
+    /// Whether a commit is under way, or something is yet to be read or written.
     pub fn is_busy(&self) -> bool {
-        self.busy_until.is_some() || !self.reading.is_empty()
+        self.busy_until.is_some() || !self.held.is_empty() || !self.reading.is_empty()
     }
 
     /// The process is gone; the disk stays.

@@ -16,7 +16,7 @@ use weir::store::{
     disk::{Disk, Options, free_bytes},
 };
 
-use crate::common::{RETENTION, append, message};
+use crate::common::{RETENTION, append, await_ready, message};
 
 const CHANNELS: u64 = 10_000;
 const PAYLOAD: [u8; 64] = [7; 64];
@@ -85,6 +85,7 @@ impl Sender {
         }
         let mut outcomes = Vec::new();
         let started = Instant::now();
+        await_ready(log);
         log.commit(wall_ms(), &writes, &mut outcomes).unwrap();
         started.elapsed()
     }

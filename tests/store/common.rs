@@ -1,6 +1,9 @@
 //! Short names for what tests write and read.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use tempfile::TempDir;
 use weir::{
@@ -64,9 +67,19 @@ pub fn read_cursor<'a>(channel: &'a str, client: &'a str) -> CursorKey<'a> {
     CursorKey { channel, client, kind: CursorKind::Read }
 }
 
+/// Waits, like the store's thread, until the log takes a commit.
+pub fn await_ready(log: &mut dyn Log) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !log.is_ready() {
+        assert!(Instant::now() < deadline, "the log does not get done with its tables");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Commits, which must succeed.
 pub fn commit(log: &mut dyn Log, wall_ms: u64, writes: &[Write<'_>]) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
+    await_ready(log);
     log.commit(wall_ms, writes, &mut outcomes).unwrap();
     assert_eq!(outcomes.len(), writes.len());
     outcomes

@@ -16,7 +16,7 @@ use weir::store::{
     disk::{Disk, Options, verify},
 };
 
-use crate::common::{NOW_MS, RETENTION, all, append, commit, expire, folder, message, options, read_cursor, seqs};
+use crate::common::{NOW_MS, RETENTION, all, append, await_ready, commit, expire, folder, message, options, read_cursor, seqs};
 
 #[test]
 fn below_the_reserve_writers_are_refused_and_readers_are_not() {
@@ -63,6 +63,7 @@ impl Drop for Small<'_> {
 
 fn send(log: &mut Disk, id: u64) -> Result<Outcome, Failure> {
     let mut outcomes = Vec::new();
+    await_ready(log);
     log.commit(NOW_MS, &[append("user/a", message(id, &[id as u8; 20_000]))], &mut outcomes)?;
     Ok(outcomes[0])
 }

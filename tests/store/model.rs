@@ -8,7 +8,7 @@ use weir::{
     wire::PushRef,
 };
 
-use crate::common::{NOW_MS, Seen, append, expire, folder, open, page, read_cursor, received};
+use crate::common::{NOW_MS, Seen, append, await_ready, expire, folder, open, page, read_cursor, received};
 
 const CHANNELS: [&str; 4] = ["user/a", "user/b", "group/a", "group/long-name-of-a-group"];
 const CLIENTS: [&str; 2] = ["a", "bob"];
@@ -97,6 +97,7 @@ fn commit(log: &mut dyn Log, wall_ms: u64, changes: &[Change]) -> Vec<Outcome> {
         });
     }
     let mut outcomes = Vec::new();
+    await_ready(log);
     log.commit(wall_ms, &writes, &mut outcomes).unwrap();
     outcomes
 }

@@ -83,3 +83,15 @@ fn one_that_leaves_twice_is_forgotten_once() {
     assert_eq!(bench.store.log().cursor(TEAM), Ok(None));
     assert_eq!((bench.take(alice), bench.shard.residue().catching_up), (vec![], 0));
 }
+
+#[test]
+fn what_a_log_that_is_behind_refuses_may_be_sent_again_later() {
+    let (mut bench, sender, alice) = member();
+    bench.store.log().failure = Some(Failure::Behind);
+    assert_eq!(bench.send_durable(sender, "group/team", 3, b"x"), [Seen::Refused(ErrorCode::Overloaded)]);
+    let read = Frame::Read(body::Read { channel: "group/team".to_owned(), seq: 2 });
+    assert_eq!(bench.ask(alice, &read), [Seen::Refused(ErrorCode::Overloaded)]);
+    bench.store_works();
+    bench.fill(sender, "group/team", 3..=3);
+    assert_eq!(bench.take(alice), [Seen::Durable(3)]);
+}

@@ -158,12 +158,10 @@ impl Base {
         self.db.batch().durability(Some(PersistMode::SyncData))
     }
 
-    /// Waits until the database has room in memory for one more commit.
+    /// Waits until the database has room in memory for one more commit: for whoever has nothing else to do.
     pub(super) fn gate(&self) -> Result<(), Trouble> {
         let deadline = Instant::now() + Duration::from_millis(STORE_GATE_MS_MAX);
-        while self.is_behind() {
-            // The thread that would write the tables has ended if the database is out of order, and nobody says so.
-            self.db.persist(PersistMode::Buffer)?;
+        while self.is_behind()? {
             if Instant::now() > deadline {
                 return Err(Trouble::Behind);
             }
@@ -172,13 +170,23 @@ impl Base {
         Ok(())
     }
 
-    fn is_behind(&self) -> bool {
+    /// Whether the database has no room in memory for one more commit, until it has written tables.
+    pub(super) fn is_behind(&self) -> Result<bool, Trouble> {
         // The database's own limits are higher, and who waits for them waits for ever if its thread has ended.
         let behind = |keyspace: &Keyspace| {
             keyspace.sealed_memtable_count() >= STORE_SEALED_MEMTABLES_MAX
                 || keyspace.tree.l0_run_count() >= STORE_LEVEL0_RUNS_MAX
         };
-        [&self.messages, &self.commits, &self.state].into_iter().any(behind)
+        let is_behind = [&self.messages, &self.commits, &self.state].into_iter().any(behind);
+        if is_behind {
+            self.check()?;
+        }
+        Ok(is_behind)
+    }
+
+    /// Fails if the database is out of order: the thread that would write the tables has ended then, and nobody says so.
+    fn check(&self) -> Result<(), Trouble> {
+        Ok(self.db.persist(PersistMode::Buffer)?)
     }
 
     /// After a commit: lets full memtables be written to tables. All of them at once, so that the journals before can go.
@@ -195,12 +203,22 @@ impl Base {
         Ok(())
     }
 
+    /// Begins to write all that is in memory to tables.
+    pub(super) fn begin_flush(&self) -> Result<(), Trouble> {
+        self.rotate()
+    }
+
+    /// Whether all that was in memory when [`Base::begin_flush`] was called is in tables.
+    pub(super) fn is_flushed(&self) -> Result<bool, Trouble> {
+        self.check()?;
+        Ok([&self.messages, &self.commits, &self.state].into_iter().all(|keyspace| keyspace.sealed_memtable_count() == 0))
+    }
+
     /// Writes all that is in memory to tables, and waits for it.
     pub(super) fn flush(&self) -> Result<(), Trouble> {
-        self.rotate()?;
+        self.begin_flush()?;
         let deadline = Instant::now() + Duration::from_millis(STORE_GATE_MS_MAX);
-        while [&self.messages, &self.commits, &self.state].into_iter().any(|keyspace| keyspace.sealed_memtable_count() > 0) {
-            self.db.persist(PersistMode::Buffer)?;
+        while !self.is_flushed()? {
             if Instant::now() > deadline {
                 return Err(Trouble::Behind);
             }

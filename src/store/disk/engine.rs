@@ -82,9 +82,11 @@ impl Engine {
         }
     }
 
-    /// See [`crate::store::Log::commit`]. After an error the engine is of no use any more.
+    /// See [`crate::store::Log::commit`]. After an error, but for `Behind`, the engine is of no use any more.
     pub(super) fn commit(&mut self, wall_ms: u64, writes: &[Write<'_>], outcomes: &mut Vec<Outcome>) -> Result<(), Trouble> {
-        self.base.gate()?;
+        if self.base.is_behind()? {
+            return Err(Trouble::Behind);
+        }
         self.seen.expire(wall_ms, self.retention.dedup_ms);
         let mut draft = self.draft();
         for (index, write) in writes.iter().enumerate() {

@@ -44,7 +44,7 @@ use open::Folder;
 
 use super::{Bounds, CursorKey, Failure, Log, Outcome, PageLimit, Retention, Write};
 use crate::{
-    limits::{STORE_FREE_BYTES_MIN, STORE_REOPEN_MS},
+    limits::{STORE_FREE_BYTES_MIN, STORE_REOPEN_MS, STORE_SETTLE_MS_MAX},
     wire::body::Durability,
 };
 
@@ -97,6 +97,13 @@ enum State {
         failure: Failure,
         retry_at: Instant,
     },
+    /// Opened again. What the journals gave back may be in the page cache only, if it was a sync that failed: until it is written anew,
+    /// nobody may see it.
+    Settling {
+        engine: Box<Engine>,
+        failure: Failure,
+        give_up_at: Instant,
+    },
 }
 
 impl fmt::Debug for Disk {
@@ -142,8 +149,8 @@ impl Disk {
     fn change<T>(&mut self, act: impl FnOnce(&mut Engine) -> Result<T, Trouble>) -> Result<T, Failure> {
         match act(self.engine()?) {
             Ok(done) => Ok(done),
-            // It waited, and did nothing.
-            Err(trouble @ Trouble::Behind) => Err(Failure::Unavailable(trouble.to_string())),
+            // It did nothing.
+            Err(Trouble::Behind) => Err(Failure::Behind),
             Err(trouble @ (Trouble::Damaged(_) | Trouble::Database(_))) => Err(self.break_off(&trouble)),
         }
     }
@@ -191,9 +198,12 @@ impl Disk {
             }
             self.reopen(failure)?;
         }
+        if matches!(self.state, State::Settling { .. }) {
+            self.settle()?;
+        }
         match &mut self.state {
             State::Open(engine) => Ok(engine),
-            State::Broken { failure, .. } => Err(failure.clone()),
+            State::Broken { failure, .. } | State::Settling { failure, .. } => Err(failure.clone()),
         }
     }
 
@@ -202,25 +212,49 @@ impl Disk {
             self.set_broken(Failure::Full);
             return Err(Failure::Full);
         }
-        let opened = catching(&self.folder.dir, || self.folder.engine(&self.options))
-            .map_err(|error| error.to_string())
-            .and_then(|(engine, _)| {
-                // What the journals gave back may be in the page cache only, if it was a sync that failed: it is written anew.
-                engine.base.flush().map_err(|trouble| trouble.to_string())?;
-                Ok(engine)
-            });
+        let opened = catching(&self.folder.dir, || self.folder.engine(&self.options)).map_err(|error| error.to_string());
+        let opened = opened.and_then(|(engine, _)| {
+            engine.base.begin_flush().map_err(|trouble| trouble.to_string())?;
+            Ok(Box::new(engine))
+        });
         match opened {
             Ok(engine) => {
-                log::info!("store: in order again");
-                self.state = State::Open(Box::new(engine));
+                let give_up_at = Instant::now() + Duration::from_millis(STORE_SETTLE_MS_MAX);
+                self.state = State::Settling { engine, failure, give_up_at };
                 Ok(())
             }
-            Err(why) => {
-                log::error!("store: still out of order: {why}");
-                self.set_broken(failure.clone());
-                Err(failure)
+            Err(why) => Err(self.still_broken(failure, &why)),
+        }
+    }
+
+    /// Looks whether all is written anew.
+    fn settle(&mut self) -> Result<(), Failure> {
+        let unknown = Failure::Unavailable("the log is being opened".to_owned());
+        match std::mem::replace(&mut self.state, State::Broken { failure: unknown, retry_at: Instant::now() }) {
+            State::Settling { engine, failure, give_up_at } => match engine.base.is_flushed() {
+                Ok(true) => {
+                    log::info!("store: in order again");
+                    self.state = State::Open(engine);
+                    Ok(())
+                }
+                Ok(false) if Instant::now() < give_up_at => {
+                    self.state = State::Settling { engine, failure: failure.clone(), give_up_at };
+                    Err(failure)
+                }
+                Ok(false) => Err(self.still_broken(failure, &Trouble::Behind.to_string())),
+                Err(trouble) => Err(self.still_broken(failure, &trouble.to_string())),
+            },
+            state @ (State::Open(_) | State::Broken { .. }) => {
+                self.state = state;
+                Ok(())
             }
         }
+    }
+
+    fn still_broken(&mut self, failure: Failure, why: &str) -> Failure {
+        log::error!("store: still out of order: {why}");
+        self.set_broken(failure.clone());
+        failure
     }
 }
 
@@ -241,6 +275,19 @@ impl Log for Disk {
             return Err(Failure::Full);
         }
         self.change(|engine| engine.commit(wall_ms, writes, outcomes))
+    }
+
+    fn is_ready(&mut self) -> bool {
+        match self.engine().map(|engine| engine.base.is_behind()) {
+            // What is refused for want of room need not wait for that.
+            Ok(Ok(is_behind)) => !is_behind || !self.has_room().unwrap_or(true),
+            Ok(Err(trouble)) => {
+                self.break_off(&trouble);
+                true
+            }
+            // A commit says why.
+            Err(_) => true,
+        }
     }
 
     fn read(&mut self, channel: &str, from: u64, limit: PageLimit, page: &mut Vec<u8>) -> Result<Bounds, Failure> {

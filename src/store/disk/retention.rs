@@ -211,6 +211,11 @@ impl Engine {
                 }
                 Ok(due)
             }
+            // Later: whoever waits for the disk goes before.
+            under @ Walk::Under { .. } if self.base.is_behind()? => {
+                self.walk = under;
+                Ok(false)
+            }
             Walk::Under { cut, after, is_damaged } => {
                 self.walk = match self.step(cut, &after, is_damaged)? {
                     Walk::Resting { .. } => Walk::Resting { until_ms: wall_ms + every_ms },
@@ -229,7 +234,6 @@ impl Engine {
     }
 
     fn step(&mut self, cut: u64, after: &[u8], mut is_damaged: bool) -> Result<Walk, Trouble> {
-        self.base.gate()?;
         let mut draft = self.draft();
         let mut next = None;
         let range = (Bound::Excluded(after.to_vec()), Bound::Excluded(b"o".to_vec()));

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread::JoinHandle,
 };
 
@@ -26,11 +26,24 @@ struct Slow {
     page_ms: u64,
     /// Pages that were read.
     pages: Arc<AtomicU64>,
+    /// It does not keep up.
+    is_behind: Arc<AtomicBool>,
+}
+
+impl Slow {
+    fn new(page_ms: u64) -> Slow {
+        Slow { log: Memory::new(RETENTION), page_ms, pages: Arc::default(), is_behind: Arc::default() }
+    }
 }
 
 impl Log for Slow {
     fn commit(&mut self, wall_ms: u64, writes: &[Write<'_>], outcomes: &mut Vec<Outcome>) -> Result<(), Failure> {
+        assert!(!self.is_behind.load(Ordering::Relaxed), "it said that it was not ready");
         self.log.commit(wall_ms, writes, outcomes)
+    }
+
+    fn is_ready(&mut self) -> bool {
+        !self.is_behind.load(Ordering::Relaxed)
     }
 
     fn read(&mut self, channel: &str, from: u64, limit: PageLimit, page: &mut Vec<u8>) -> Result<Bounds, Failure> {
@@ -157,8 +170,8 @@ fn it_sleeps_and_wakes_and_ends_with_everything_served() {
 #[test]
 fn what_was_written_is_answered_between_the_pages_of_history() {
     const PAGES: usize = 200;
-    let read = Arc::new(AtomicU64::new(0));
-    let log = Slow { log: Memory::new(RETENTION), page_ms: 5, pages: Arc::clone(&read) };
+    let log = Slow::new(5);
+    let read = Arc::clone(&log.pages);
     let (mut port, thread, stats) = start(8, log);
     post(&mut port, Some(pages(PAGES)));
     for client_msg_id in 1..=3 {
@@ -182,4 +195,48 @@ fn what_was_written_is_answered_between_the_pages_of_history() {
     assert_eq!((lengths.len(), lengths.first(), lengths.last()), (PAGES, Some(&0), Some(&3)), "each page as of when it was read");
     thread.join().unwrap();
     assert_eq!((stats.requests.get(), stats.reads_waiting.get(), stats.failed.get()), (PAGES as u64 + 3, 0, 0));
+}
+
+#[test]
+fn a_log_that_falls_behind_delays_what_is_written_and_then_refuses_it_while_reading_goes_on() {
+    let log = Slow::new(0);
+    let is_behind = Arc::clone(&log.is_behind);
+    let (mut port, thread, stats) = start(8, log);
+    is_behind.store(true, Ordering::Relaxed);
+    post(&mut port, Some(append(1)));
+    post(&mut port, Some(pages(3)));
+    assert_eq!(take(&mut port).replies.len(), 3, "pages come");
+    assert_eq!(stats.appends.get(), 0, "and the message waits");
+    // For a moment it only waits.
+    is_behind.store(false, Ordering::Relaxed);
+    assert_eq!(seq_of(&take(&mut port)), 1);
+    assert_eq!((stats.writes_refused.get(), stats.failed.get()), (0, 0));
+    is_behind.store(true, Ordering::Relaxed);
+    let started = Instant::now();
+    post(&mut port, Some(append(2)));
+    assert_eq!(take(&mut port).replies, [Reply::Failed(Failure::Behind)]);
+    let waited = started.elapsed();
+    assert!(waited >= Duration::from_millis(STORE_HOLD_MS_MAX), "{waited:?}");
+    // From then on nothing waits, until it has caught up.
+    post(&mut port, Some(append(3)));
+    post(&mut port, Some(pages(1)));
+    assert_eq!(take(&mut port).replies, [Reply::Failed(Failure::Behind)]);
+    assert_eq!(take(&mut port).replies.len(), 1);
+    assert_eq!((stats.writes_refused.get(), stats.failed.get(), stats.writes_waiting.get()), (2, 2, 0));
+    is_behind.store(false, Ordering::Relaxed);
+    while stats.appends.get() < 4 {
+        post(&mut port, Some(append(4)));
+        let batch = take(&mut port);
+        assert!(
+            matches!(batch.replies[..], [Reply::Appended { seq: 2, .. } | Reply::Failed(Failure::Behind)]),
+            "{:?}",
+            batch.replies
+        );
+    }
+    // What waits when the gateway stops is not left behind.
+    is_behind.store(true, Ordering::Relaxed);
+    post(&mut port, Some(append(5)));
+    post(&mut port, None);
+    thread.join().unwrap();
+    assert_eq!(take(&mut port).replies, [Reply::Failed(Failure::Behind)]);
 }

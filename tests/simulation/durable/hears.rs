@@ -189,12 +189,11 @@ impl Device {
             conn.syncs.remove(1);
             return;
         }
+        let met_outage = world.model.outage_until.is_some_and(|until| conn.opened_at <= until);
         let right = match code {
             // A request that was on its way for a while may have met the trouble that was.
-            ErrorCode::StoreFull | ErrorCode::StoreUnavailable => {
-                world.model.outage_until.is_some_and(|until| conn.opened_at <= until)
-            }
-            ErrorCode::Overloaded => world.plan.is_heavy(),
+            ErrorCode::StoreFull | ErrorCode::StoreUnavailable => met_outage,
+            ErrorCode::Overloaded => world.plan.is_heavy() || met_outage,
             _ => false,
         };
         assert!(right, "device {me} was refused something that is fine: {error:?}");

@@ -137,8 +137,12 @@ impl Plan {
         self.quiet_at = self.quiet_at.max(at + SECOND_US);
         for _ in 0..rng.pick(&[0, 0, 1, 3]) {
             let at = rng.range(1, self.quiet_at);
-            let failure = if rng.chance(50) { Failure::Full } else { Failure::Unavailable("it does not answer".to_owned()) };
-            let unreadable = failure != Failure::Full && rng.chance(60);
+            let failure = match rng.range(0, 3) {
+                0 => Failure::Full,
+                1 => Failure::Behind,
+                _ => Failure::Unavailable("it does not answer".to_owned()),
+            };
+            let unreadable = matches!(failure, Failure::Unavailable(_)) && rng.chance(60);
             self.agenda.push((at, Event::Outage { failure, unreadable }));
             self.agenda.push((at + rng.range(10_000, 3 * SECOND_US), Event::Repaired));
         }

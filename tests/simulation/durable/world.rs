@@ -231,8 +231,9 @@ impl World {
             Event::Start if self.process.is_none() => self.start(),
             Event::Start => {}
             Event::Outage { failure, unreadable } => {
-                // A full disk is known not to have taken anything.
-                let writes = if failure == Failure::Full { 0 } else { self.rng.pick(&[0, 0, 1, 3, usize::MAX]) };
+                // One that is full, or behind, is known not to have taken anything.
+                let may_write = matches!(failure, Failure::Unavailable(_));
+                let writes = if may_write { self.rng.pick(&[0, 0, 1, 3, usize::MAX]) } else { 0 };
                 let disk = self.disk();
                 disk.fate = Fate::Fails { failure, writes };
                 disk.unreadable = unreadable;
