@@ -201,6 +201,7 @@ fn retention(config: &config::Store) -> Retention {
         age_ms: u64::from(config.retention_age_s) * 1_000,
         messages: if config.channel_messages_max == 0 { u64::MAX } else { config.channel_messages_max },
         bytes: if config.channel_bytes_max == 0 { u64::MAX } else { config.channel_bytes_max },
+        channels: some_or_max(config.channels_max),
         dedup_ms: u64::from(config.dedup_window_s) * 1_000,
         dedup_messages: config.dedup_messages,
     }

@@ -201,6 +201,8 @@ pub const HISTORY_BYTES_MAX: u32 = 64 * 1024;
 pub const CURSOR_SAVE_MS: u64 = 500;
 /// The store is asked again after this long when it could not answer for a device, in milliseconds.
 pub const STORE_RETRY_MS: u64 = 1_000;
+/// A message that would need one more channel than there may be is not sent again sooner, in milliseconds.
+pub const CHANNEL_RETRY_MS: u32 = 60_000;
 /// Cursors of groups that were left, and that the store has not forgotten yet, of one shard: each costs about 250 B. More stay with the
 /// store.
 pub const FORGETS_MAX: usize = 65_536;
@@ -259,6 +261,8 @@ pub const STORE_DEDUP_WINDOW_S_DEFAULT: u32 = 86_400;
 pub const STORE_RETENTION_AGE_S_DEFAULT: u32 = 604_800;
 pub const STORE_CHANNEL_MESSAGES_DEFAULT: u64 = 1_000_000;
 pub const STORE_CHANNEL_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
+/// Each takes about 100 B of the disk, and is kept.
+pub const STORE_CHANNELS_DEFAULT: u32 = 10_000_000;
 pub const STORE_RESERVE_BYTES_DEFAULT: u64 = 1024 * 1024 * 1024;
 /// The least memory for what is not in tables yet: one commit may bring several megabytes.
 pub const STORE_MEMTABLE_BYTES_MIN: u64 = 16 * 1024 * 1024;

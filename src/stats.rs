@@ -111,6 +111,7 @@ numbers! {
         Counter requests: "Requests taken from shards.";
         Counter appends: "Requests to store a message.";
         Counter failed: "Requests that failed, because the disk was full or the store was not available.";
+        Counter channels_refused: "Requests that were refused because they needed a new channel, and there are as many as store.channels_max.";
         Counter expire_failed: "Times that what retention is done with could not be removed.";
         Gauge writes_waiting: "Batches of requests to write that wait for the database to get done with its tables.";
         Counter writes_refused: "Requests to write that were refused because the database did not get done in time: the disk does not keep up.";

@@ -98,6 +98,7 @@ fn options() -> Options {
             age_ms: u64::MAX,
             messages: u64::MAX,
             bytes: u64::MAX,
+            channels: u32::MAX,
             dedup_ms: u64::MAX,
             dedup_messages: STORE_DEDUP_MESSAGES_DEFAULT,
         },

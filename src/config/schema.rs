@@ -12,9 +12,10 @@ use crate::limits::{
     HEARTBEAT_INTERVAL_MS_MIN, LOGIN_BODY_BYTES_MAX, LOGINS_PER_SECOND_PER_SHARD_DEFAULT, MEMBERSHIPS_PER_SHARD_DEFAULT,
     OUTBOUND_BYTES_PER_CONNECTION_DEFAULT, OUTBOUND_BYTES_PER_SHARD_DEFAULT, PRESENCE_SETTLE_MS_DEFAULT, SHARDS_MAX,
     STORE_CACHE_BYTES_DEFAULT, STORE_CACHED_CHANNELS_DEFAULT, STORE_CHANNEL_BYTES_DEFAULT, STORE_CHANNEL_MESSAGES_DEFAULT,
-    STORE_DEDUP_MESSAGES_DEFAULT, STORE_DEDUP_MESSAGES_MAX, STORE_DEDUP_WINDOW_S_DEFAULT, STORE_MEMTABLE_BYTES_DEFAULT,
-    STORE_MEMTABLE_BYTES_MIN, STORE_RESERVE_BYTES_DEFAULT, STORE_RETENTION_AGE_S_DEFAULT, TIME_MS_MAX, TIMER_TICK_MS,
-    WATCHERS_PER_CLIENT_DEFAULT, WATCHERS_PER_CLIENT_MAX, WATCHES_PER_CONNECTION_DEFAULT, WATCHES_PER_SHARD_DEFAULT,
+    STORE_CHANNELS_DEFAULT, STORE_DEDUP_MESSAGES_DEFAULT, STORE_DEDUP_MESSAGES_MAX, STORE_DEDUP_WINDOW_S_DEFAULT,
+    STORE_MEMTABLE_BYTES_DEFAULT, STORE_MEMTABLE_BYTES_MIN, STORE_RESERVE_BYTES_DEFAULT, STORE_RETENTION_AGE_S_DEFAULT,
+    TIME_MS_MAX, TIMER_TICK_MS, WATCHERS_PER_CLIENT_DEFAULT, WATCHERS_PER_CLIENT_MAX, WATCHES_PER_CONNECTION_DEFAULT,
+    WATCHES_PER_SHARD_DEFAULT,
 };
 
 /// One setting: its names, and how to read and write it.
@@ -306,6 +307,8 @@ settings! {
         channel_messages_max: u64 = STORE_CHANNEL_MESSAGES_DEFAULT, limit("no limit");
         /// How many bytes one channel keeps, of payloads and senders' names: the newest. 0: no limit.
         channel_bytes_max: u64 = STORE_CHANNEL_BYTES_DEFAULT, limit("no limit");
+        /// How many channels there may be; beyond it, a message to a new one is refused with STORE_FULL. 0: no limit.
+        channels_max: u32 = STORE_CHANNELS_DEFAULT, limit_u32("no limit");
         /// A message that is sent again is recognized for this long, in seconds,
         dedup_window_s: u32 = STORE_DEDUP_WINDOW_S_DEFAULT, Bounds { min: 1, max: u32::MAX as u64, zero: None, why: "a sender that lost its connection must be able to ask again" };
         /// and among so many newest messages of all channels. Each costs 24 B of memory, 8 to 16 B for the index, and 24 B for each

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     ids::{ConnId, ShardId},
+    limits::CHANNEL_RETRY_MS,
     session::{Refusal, Target},
     store::{self, Append, Failure, Reply, Request, Tag},
     wire::{AcceptedRef, ErrorCode, Frame, FrameType, PushRef, SendRef, body, encode},
@@ -23,6 +24,7 @@ pub enum NotAccepted {
     Overloaded,
     Behind,
     StoreFull,
+    TooManyChannels,
     StoreUnavailable,
     IdReused,
 }
@@ -31,6 +33,7 @@ impl NotAccepted {
     fn of(failure: &Failure) -> NotAccepted {
         match failure {
             Failure::Full => NotAccepted::StoreFull,
+            Failure::TooManyChannels => NotAccepted::TooManyChannels,
             Failure::Behind => NotAccepted::Behind,
             Failure::Unavailable(_) => NotAccepted::StoreUnavailable,
         }
@@ -44,6 +47,11 @@ impl NotAccepted {
                 ErrorCode::StoreFull,
                 1_000,
                 "the disk has no room for more; try again later, a SEND with the same client_msg_id",
+            ),
+            NotAccepted::TooManyChannels => (
+                ErrorCode::StoreFull,
+                CHANNEL_RETRY_MS,
+                "nothing was ever sent to this channel, and there is no room for one more channel; those that there are take messages",
             ),
             NotAccepted::StoreUnavailable => {
                 (ErrorCode::StoreUnavailable, 1_000, "the log cannot be used now; try again, a SEND with the same client_msg_id")

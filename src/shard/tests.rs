@@ -65,8 +65,14 @@ enum Seen {
 }
 
 /// Keeps everything that a test can write.
-const RETENTION: Retention =
-    Retention { age_ms: u64::MAX / 2, messages: 1_000_000, bytes: 1 << 30, dedup_ms: 60_000, dedup_messages: 100_000 };
+const RETENTION: Retention = Retention {
+    age_ms: u64::MAX / 2,
+    messages: 1_000_000,
+    bytes: 1 << 30,
+    channels: u32::MAX,
+    dedup_ms: 60_000,
+    dedup_messages: 100_000,
+};
 
 /// Ordinary settings of a lone shard; a test changes what it is about.
 pub(super) fn settings() -> Settings {

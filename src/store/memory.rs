@@ -102,6 +102,9 @@ impl Memory {
                 false => Outcome::IdReused,
             };
         }
+        if !self.has_room_for(name) {
+            return Outcome::TooManyChannels;
+        }
         let timestamp = self.clock.tick(wall_ms);
         let channel = match self.channels.get_mut(name) {
             Some(channel) => channel,
@@ -126,6 +129,10 @@ impl Memory {
             self.forget_seen();
         }
         Outcome::Appended { seq, timestamp, duplicate: false }
+    }
+
+    fn has_room_for(&self, name: &str) -> bool {
+        self.channels.len() < self.retention.channels as usize || self.channels.contains_key(name)
     }
 
     /// Makes a channel hold no more bytes than it may.
@@ -159,7 +166,9 @@ impl Log for Memory {
         for write in writes {
             outcomes.push(match write {
                 Write::Append { channel, message } => self.append(wall_ms, channel, message),
+                Write::Advance { key, .. } if !self.has_room_for(key.channel) => Outcome::TooManyChannels,
                 Write::Advance { key, to } => {
+                    self.channels.entry(key.channel.into()).or_default();
                     let at = self.cursors.entry(Memory::cursor_of(*key)).or_default();
                     let moved = *to > *at;
                     *at = (*at).max(*to);

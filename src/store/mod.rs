@@ -63,6 +63,8 @@ pub enum Outcome {
     Cursor { at: u64, moved: bool },
     /// What is stored of this channel cannot be read. Nothing was changed.
     Unreadable,
+    /// It would take a new channel, and there are as many as there may be. Nothing was changed.
+    TooManyChannels,
 }
 
 /// The sequences of a channel.
@@ -101,6 +103,8 @@ pub struct PageLimit {
 pub enum Failure {
     /// No room on the disk.
     Full,
+    /// No room for one more channel.
+    TooManyChannels,
     /// The log writes more slowly than it is written to. Nothing was done.
     Behind,
     /// Anything else; for a person.
@@ -193,6 +197,8 @@ pub struct Retention {
     pub messages: u64,
     /// Of one channel: names and payloads. Its newest message stays, however large it is.
     pub bytes: u64,
+    /// Channels that there may be. One that is empty counts, too: it is kept, or its sequences would begin anew.
+    pub channels: u32,
     /// A retry is recognized for this long, in milliseconds,
     pub dedup_ms: u64,
     /// and among this many newest messages of the whole log.

@@ -64,6 +64,7 @@ impl<L: Log> Service<L> {
             (_, Outcome::Unreadable) => {
                 Reply::Failed(Failure::Unavailable("what is stored of this channel cannot be read".to_owned()))
             }
+            (_, Outcome::TooManyChannels) => Reply::Failed(Failure::TooManyChannels),
             (Request::MarkRead { channel, client, .. }, Outcome::Cursor { at, moved }) => {
                 // After the commit, like every read: whoever is told of a cursor twice is not told of an older one last.
                 let at = self.log.cursor(batch.read_key(*channel, *client))?.unwrap_or(at);

@@ -15,7 +15,7 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Batch, Failure, Log, Request, Service};
+use super::{Batch, Failure, Log, Reply, Request, Service};
 use crate::{
     ids::ShardId,
     limits::{
@@ -176,6 +176,13 @@ fn count(batch: &Batch, stats: &StoreStats) {
     stats.requests.add(batch.requests.len() as u64);
     stats.appends.add(appends as u64);
     stats.failed.add(batch.failures() as u64);
+    let refused = batch.replies.iter().filter(|reply| matches!(reply, Reply::Failed(Failure::TooManyChannels))).count();
+    if refused > 0 && stats.channels_refused.get() == 0 {
+        log::warn!(
+            "store: there are as many channels as store.channels_max allows: messages to new ones are refused with STORE_FULL"
+        );
+    }
+    stats.channels_refused.add(refused as u64);
 }
 
 /// One step; says when the next is due.

@@ -51,6 +51,26 @@ on_both_reactors! {
         bystanders.check();
     }
 
+    fn one_channel_too_many(reactor) {
+        let gateway = Gateway::start(reactor, &["--store-channels-max", "2"]);
+        let bystanders = Bystanders::start(&gateway);
+        let mut sender = gateway.login("sender", "1");
+        sender.fill("user/alice", 1..=2);
+        sender.fill("group/team", 11..=12);
+        sender.send_durable("user/bob", 21, b"x");
+        let error = sender.expect_refusal_of(SEND, ErrorCode::StoreFull);
+        assert!(error.client_msg_id == 21 && error.retry_after_ms > 1_000 && error.message.contains("channel"), "{error:?}");
+        assert!(gateway.scrape().contains("\nweir_store_channels_refused_total 1\n"));
+        // Those that there are take messages, and transient ones need no channel.
+        sender.fill("user/alice", 3..=4);
+        let (mut alice, _) = gateway.enroll("alice", "1", WINDOW, None);
+        alice.expect_seqs("user/alice", 1..=4);
+        let mut bob = gateway.login("bob", "1");
+        assert_eq!(sender.send_counted("user/bob", 9, b"now"), (1, 0));
+        assert_eq!(bob.next_push().1, 9);
+        bystanders.check();
+    }
+
     fn marks_that_lie_ahead(reactor) {
         let gateway = Gateway::start(reactor, &[]);
         let bystanders = Bystanders::start(&gateway);

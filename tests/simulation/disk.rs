@@ -96,7 +96,9 @@ impl Disk {
                         self.ledger.repeated(channel, seq, timestamp, &key);
                     }
                     Outcome::IdReused => self.ledger.reused(channel, &key, message.payload),
-                    Outcome::Cursor { .. } | Outcome::Unreadable => panic!("an append came to {outcome:?}"),
+                    Outcome::Cursor { .. } | Outcome::Unreadable | Outcome::TooManyChannels => {
+                        panic!("an append came to {outcome:?}")
+                    }
                 }
             }
             (Write::Advance { key, to }, Outcome::Cursor { at, .. }) => self.ledger.advanced(owned(key), *to, *at),

@@ -203,5 +203,11 @@ impl Store {
 }
 
 /// Keeps everything.
-pub const FOREVER: Retention =
-    Retention { age_ms: 7 * 86_400_000, messages: 1_000_000, bytes: 1 << 40, dedup_ms: 86_400_000, dedup_messages: 2_000_000 };
+pub const FOREVER: Retention = Retention {
+    age_ms: 7 * 86_400_000,
+    messages: 1_000_000,
+    bytes: 1 << 40,
+    channels: u32::MAX,
+    dedup_ms: 86_400_000,
+    dedup_messages: 2_000_000,
+};

@@ -18,8 +18,14 @@ use weir::{
 pub const NOW_MS: u64 = 1_700_000_000_000;
 
 /// Keeps everything.
-pub const RETENTION: Retention =
-    Retention { age_ms: 7 * 86_400_000, messages: 1_000_000, bytes: 1 << 30, dedup_ms: 86_400_000, dedup_messages: 10_000 };
+pub const RETENTION: Retention = Retention {
+    age_ms: 7 * 86_400_000,
+    messages: 1_000_000,
+    bytes: 1 << 30,
+    channels: u32::MAX,
+    dedup_ms: 86_400_000,
+    dedup_messages: 10_000,
+};
 
 /// For a log on disk that is small.
 pub fn options(retention: Retention) -> Options {

@@ -199,3 +199,23 @@ fn timestamps_grow_though_the_clock_goes_back() {
         assert!(timestamps.windows(2).all(|pair| pair[0] < pair[1]), "{kind}: {timestamps:?}");
     });
 }
+
+#[test]
+fn there_are_so_many_channels_and_no_more() {
+    let retention = Retention { channels: 2, age_ms: 10_000, ..RETENTION };
+    each(retention, |kind, log| {
+        let cursor = |channel| Write::Advance { key: received(channel, "a", "phone"), to: 1 };
+        commit(log, NOW_MS, &[append("user/a", message(1, b"x")), cursor("group/b")]);
+        let outcomes =
+            commit(log, NOW_MS, &[append("user/c", message(2, b"x")), cursor("group/c"), append("group/b", message(3, b"x"))]);
+        assert_eq!(outcomes[..2], [Outcome::TooManyChannels; 2], "{kind}");
+        assert_eq!(seqs(&outcomes[2..]), [1], "{kind}: those that there are take messages");
+        assert_eq!(log.bounds("user/c"), Ok(Bounds::NONE), "{kind}");
+        assert_eq!(log.cursor(received("group/c", "a", "phone")), Ok(None), "{kind}");
+        // One that is empty is still there: its sequences go on.
+        expire(log, NOW_MS + 20_000);
+        let outcomes = commit(log, NOW_MS + 20_000, &[append("user/c", message(2, b"x")), append("user/a", message(4, b"x"))]);
+        assert_eq!(outcomes[0], Outcome::TooManyChannels, "{kind}");
+        assert_eq!(seqs(&outcomes[1..]), [2], "{kind}");
+    });
+}

@@ -53,12 +53,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn retention() -> impl Strategy<Value = Retention> {
-    (1u64..12, 60u64..600, 1u64..100_000, 1u32..30).prop_map(|(messages, bytes, dedup_ms, dedup_messages)| Retention {
-        age_ms: 60_000,
-        messages,
-        bytes,
-        dedup_ms,
-        dedup_messages,
+    (1u64..12, 60u64..600, 1u32..8, 1u64..100_000, 1u32..30).prop_map(|(messages, bytes, channels, dedup_ms, dedup_messages)| {
+        Retention { age_ms: 60_000, messages, bytes, channels, dedup_ms, dedup_messages }
     })
 }
 

@@ -95,3 +95,18 @@ fn what_a_log_that_is_behind_refuses_may_be_sent_again_later() {
     bench.fill(sender, "group/team", 3..=3);
     assert_eq!(bench.take(alice), [Seen::Durable(3)]);
 }
+
+#[test]
+fn one_channel_too_many_is_refused_and_the_others_go_on() {
+    let mut bench = Bench::new(|_| {});
+    bench.store = Service::new(Frail::new(Retention { channels: 1, ..RETENTION }));
+    let sender = bench.login("sender");
+    bench.fill(sender, "user/alice", 1..=1);
+    assert_eq!(bench.send_durable(sender, "user/bob", 2, b"x"), [Seen::Refused(ErrorCode::StoreFull)]);
+    let (alice, _) = bench.enroll("alice", "phone", 100, None);
+    // A member it becomes, but the group's log cannot remember it.
+    assert_eq!(bench.join(alice, "team", None), [Seen::Frame("JOIN_OK")]);
+    bench.advance(3 * STORE_RETRY_MS);
+    bench.fill(sender, "user/alice", 3..=3);
+    assert_eq!(bench.take(alice), [Seen::Durable(2)]);
+}

@@ -174,6 +174,7 @@ impl Engine {
         }
         let mut head = match known {
             Some(head) => head,
+            None if self.is_full() => return Ok(Outcome::TooManyChannels),
             None => self.create(draft, name)?,
         };
         let timestamp = self.clock.tick(wall_ms);
@@ -274,6 +275,7 @@ impl Engine {
     fn advance(&mut self, draft: &mut Draft, key: &CursorKey<'_>, to: u64) -> Result<Outcome, Trouble> {
         let head = match self.head(key.channel)? {
             Some(head) => head,
+            None if self.is_full() => return Ok(Outcome::TooManyChannels),
             None => self.create(draft, key.channel)?,
         };
         let stored = cursor_key(head.number, key.client, key.kind);
@@ -307,6 +309,11 @@ impl Engine {
     /// A number of the keyspace `state`.
     pub(super) fn number(&self, key: &[u8]) -> Result<Option<u64>, Trouble> {
         Ok(self.base.state.get(key)?.map(|value| decode_number(key, &value)).transpose()?)
+    }
+
+    /// Whether there are as many channels as there may be. None is ever removed: its record is what its sequences go on from.
+    fn is_full(&self) -> bool {
+        self.next_channel > self.retention.channels
     }
 
     /// A channel that never was: gives it a number.

@@ -18,7 +18,7 @@ const TRAVEL: Travel<Option<Box<Batch>>> = Travel { wrap: Some, unwrap: |message
 const STORE: ShardId = ShardId(1);
 
 const RETENTION: Retention =
-    Retention { age_ms: 1 << 40, messages: 1000, bytes: 1 << 20, dedup_ms: 1 << 40, dedup_messages: 100 };
+    Retention { age_ms: 1 << 40, messages: 1000, bytes: 1 << 20, channels: u32::MAX, dedup_ms: 1 << 40, dedup_messages: 100 };
 
 /// A log of which each page takes a while.
 struct Slow {

@@ -60,7 +60,7 @@ pub struct Store {
 impl Store {
     /// Keeps so few messages of a channel that devices miss some.
     pub fn new() -> Store {
-        let retention = Retention { age_ms: 60_000, messages: 6, bytes: 1 << 20, dedup_ms: 60_000, dedup_messages: 16 };
+        let retention = Retention { age_ms: 60_000, messages: 6, bytes: 1 << 20, channels: u32::MAX, dedup_ms: 60_000, dedup_messages: 16 };
         let log = Frail { log: Memory::new(retention), fails: false };
         Store { service: Service::new(log), answered: VecDeque::new() }
     }
