@@ -40,7 +40,8 @@ pub(crate) enum Command {
 /// What all scenarios share.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Common {
-    /// The gateway: HOST:PORT or weir://HOST:PORT. In connect, route and fanout nats://HOST:PORT too, for a NATS server.
+    /// The gateway: HOST:PORT or weir://HOST:PORT. In connect, route and fanout also a NATS or MQTT server, by
+    /// nats://HOST:PORT or mqtt://HOST:PORT.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7700")]
     pub(crate) target: String,
     /// How long to send, or to hold: "500ms", "10s", "2m", "1h".

@@ -313,6 +313,7 @@ fn advice(code: &str) -> Option<&'static str> {
         "TOKEN_INVALID" => "is --hs256-secret (and --audience) the gateway's own?",
         "JOIN_FORBIDDEN" | "WRITE_FORBIDDEN" => "the token gives no right to the groups of this run: use --hs256-secret",
         "SUPERSEDED" => "another run has clients of the same names: use another --client-prefix",
+        "not authorized" => "let clients in without a name: allow_anonymous true in the server's configuration",
         "Maximum Connections Exceeded" => "raise max_connections in the server's configuration",
         "connect" => "is the gateway running, and does `ulimit -n` allow this many connections?",
         _ => return None,

@@ -87,6 +87,7 @@ mod tests {
             ("127.0.0.1:4222", Dialect::Weir),
             ("weir://127.0.0.1:4222", Dialect::Weir),
             ("nats://127.0.0.1:4222", Dialect::Nats),
+            ("mqtt://127.0.0.1:4222", Dialect::Mqtt),
         ] {
             assert_eq!(Target::parse(text).expect("a target"), Target { dialect, address }, "{text}");
         }

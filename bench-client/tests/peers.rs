@@ -29,6 +29,7 @@ struct Kind {
     port: &'static str,
 }
 
+const MQTT: Kind = Kind { scheme: "mqtt", program: "mosquitto", configuration: "mosquitto.conf", port: "11883" };
 const NATS: Kind = Kind { scheme: "nats", program: "nats-server", configuration: "nats.conf", port: "14222" };
 
 /// A server on a port of its own, which ends with this value.
@@ -43,7 +44,8 @@ impl Server {
     fn start(kind: Kind) -> Option<Server> {
         let Some(program) = installed(kind.program) else {
             // Not by a macro, whose words are kept back when a test succeeds.
-            let _ = writeln!(std::io::stderr(), "skipped: {} is not installed; `make peers` installs it", kind.program);
+            let words = format!("skipped: {} is not installed; `make peers` installs it\n", kind.program);
+            let _ = std::io::stderr().write_all(words.as_bytes());
             return None;
         };
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
@@ -137,8 +139,18 @@ fn every_scenario_is_exact_on_a_nats_server() {
 }
 
 #[test]
+fn every_scenario_is_exact_on_mosquitto() {
+    every_scenario_is_exact(MQTT);
+}
+
+#[test]
 fn a_nats_server_that_dies_makes_the_run_fail() {
     a_server_that_dies_makes_the_run_fail(NATS);
+}
+
+#[test]
+fn a_mosquitto_that_dies_makes_the_run_fail() {
+    a_server_that_dies_makes_the_run_fail(MQTT);
 }
 
 #[test]
@@ -178,15 +190,19 @@ fn told(scheme: &str, lines: &[&[u8]]) -> (i32, String) {
 
 #[test]
 fn servers_that_speak_otherwise_are_told_before_any_client_comes() {
-    for (lines, words) in [
-        (&[&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..]][..], "are nothing that a server says in nats://"),
-        (&[b"PING\r\n"], "does not say who it is"),
-        (&[b"INFO {\"version\":"], "says nothing within 3 s"),
-        (&[b"-ERR 'Authorization Violation'\r\n"], "it refuses: Authorization Violation"),
+    for (scheme, line, words) in [
+        ("nats", &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "are nothing that a server says in nats://"),
+        ("nats", b"PING\r\n", "does not say who it is"),
+        ("nats", b"INFO {\"version\":", "says nothing within 3 s"),
+        ("nats", b"-ERR 'Authorization Violation'\r\n", "it refuses: Authorization Violation"),
+        ("mqtt", b"INFO {}\r\n", "are nothing that a server says in mqtt://"),
+        ("mqtt", b"\xd0\x00", "does not answer a CONNECT"),
+        ("mqtt", b"\x20\x02\x00", "says nothing within 3 s"),
+        ("mqtt", b"\x20\x02\x00\x05", "it refuses: not authorized"),
     ] {
-        let (code, text) = told("nats", lines);
+        let (code, text) = told(scheme, &[line]);
         assert_eq!(code, 2, "{text}");
-        assert!(text.contains(words) && text.contains("does not speak nats"), "{text}");
+        assert!(text.contains(words) && text.contains(&format!("does not speak {scheme}")), "{text}");
     }
 }
 
@@ -201,12 +217,25 @@ fn garbled_bytes_end_the_connection_that_they_came_on_and_are_counted() {
     let (code, text) = told("nats", &[INFO, b"INFO {}\r\n-ERR 'maximum connections exceeded'\r\n"]);
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("4 × Maximum Connections Exceeded") && text.contains("raise max_connections"), "{text}");
+
+    const CONNACK: &[u8] = b"\x20\x02\x00\x00";
+    let (code, text) = told("mqtt", &[CONNACK, b"\x20\x02\x00\x00\x30\x04\x00\x09ab"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("4 of 4 clients could not log in: 4 × malformed bytes (the topic of PUBLISH is longer"), "{text}");
+    assert!(text.contains("FAULTY"), "{text}");
+
+    let (code, text) = told("mqtt", &[CONNACK, b"\x20\x02\x00\x05"]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("4 × not authorized (CONNACK with code 5) → let clients in without a name"), "{text}");
+
+    let (code, text) = told("mqtt", &[CONNACK, b"\x20\x02\x00\x00\x90\x03\x00\x01\x80"]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("4 × subscription refused"), "{text}");
 }
 
 #[test]
 fn what_only_weir_has_is_refused_for_others() {
-    let target = ["--target", "nats://127.0.0.1:1"];
-    for (args, words) in [
+    let only_weir = [
         (&["route", "--durable"][..], "durable messages"),
         (&["fanout", "--durable"], "durable messages"),
         (&["connect", "--receive-window", "8"], "--receive-window"),
@@ -216,14 +245,23 @@ fn what_only_weir_has_is_refused_for_others() {
         (&["route", "--compress"], "--compress"),
         (&["route", "--token", "x"], "--token"),
         (&["route", "--hs256-secret", "a secret of at least thirty-two bytes"], "--hs256-secret"),
-        (&["route", "--client-prefix", "a.b"], "'.' has a meaning of its own"),
-        (&["route", "--client-prefix", "a b"], "' ' has a meaning of its own"),
-    ] {
-        let output = bench(&[args, &target].concat());
+    ];
+    let refused = |args: &[&str], scheme: &str, words: &str| {
+        let output = bench(&[args, &["--target", &format!("{scheme}://127.0.0.1:1")]].concat());
         assert_eq!(code(&output), 64, "{args:?}: {}", text(&output));
         assert!(text(&output).contains(words), "{args:?}: {}", text(&output));
+    };
+    for scheme in ["nats", "mqtt"] {
+        only_weir.iter().for_each(|(args, words)| refused(args, scheme, words));
     }
-    let output = bench(&["route", "--target", "nats://127.0.0.1:1"]);
-    assert_eq!(code(&output), 2);
-    assert!(text(&output).contains("nats-server -c bench-client/peers/nats.conf"), "{}", text(&output));
+    for (scheme, prefixes) in [("nats", &["a.b", "a b", "*", "a>"][..]), ("mqtt", &["a+", "#b"])] {
+        prefixes.iter().for_each(|prefix| refused(&["route", "--client-prefix", prefix], scheme, "has a meaning of its own"));
+    }
+    for (scheme, command) in
+        [("nats", "nats-server -c bench-client/peers/nats.conf"), ("mqtt", "mosquitto -c bench-client/peers/mosquitto.conf")]
+    {
+        let output = bench(&["route", "--target", &format!("{scheme}://127.0.0.1:1")]);
+        assert_eq!(code(&output), 2);
+        assert!(text(&output).contains(command), "{}", text(&output));
+    }
 }

@@ -119,6 +119,8 @@ fn every_scenario_is_exact_on_both_reactors_and_its_result_is_as_documented() {
         assert_exact(&object);
         schema::check(&object, Made { server_pid: true, ..Made::default() });
         assert_eq!(object["host"]["reactor"], reactor);
+        assert_eq!((&object["target"], &object["address"]), (&Value::from("weir"), &Value::from(gateway.target.as_str())));
+        assert_eq!(object["server_version"], env!("CARGO_PKG_VERSION"));
         let somaxconn = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("a setting");
         assert_eq!(object["host"]["sysctls"]["net.core.somaxconn"], somaxconn.trim());
         assert!(object["server"]["cpu_ns_per_connection"].as_f64() > Some(1_000.0), "{object:#}");

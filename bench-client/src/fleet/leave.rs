@@ -41,7 +41,7 @@ impl<S: Scenario> Fleet<S> {
         }
         let until = links.min(self.leaving.next + ENDS_PER_TURN);
         for local in self.leaving.next..until {
-            self.end(local);
+            self.end(local, now);
         }
         self.leaving.next = until;
         if self.gone == links {
@@ -52,7 +52,10 @@ impl<S: Scenario> Fleet<S> {
     }
 
     /// Starts to end one connection.
-    fn end(&mut self, local: u32) {
+    fn end(&mut self, local: u32, now: Tick) {
+        if self.net.is_ready(local) {
+            self.take_leave(local, now);
+        }
         let link = &mut self.net.links[local as usize];
         match link.state {
             State::Waiting => self.gone(local),

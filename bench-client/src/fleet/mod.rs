@@ -15,6 +15,8 @@ mod message;
 #[cfg(test)]
 mod model;
 mod net;
+#[cfg(test)]
+mod peer_tests;
 mod ramp;
 mod session;
 #[cfg(test)]

@@ -1,7 +1,8 @@
-//! A gateway in memory, for tests: it speaks the protocol to whole fleets, and can be told to get single messages wrong.
+//! A server in memory, for tests: it speaks a dialect to whole fleets, and can be told to get single messages wrong.
 #![forbid(unsafe_code)]
 
 mod log;
+mod peer;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,12 +12,12 @@ use std::{
 use weir::{
     ids::{ConnId, ShardId},
     io::{Input, Machine, Output, Tick},
-    wire::{Decoded, ErrorCode, Frame, FrameType, PushRef, SendRef, body, decode, encode},
+    wire::{Decoded, ErrorCode, Frame, FrameType, PushRef, SendRef, body, decode},
 };
 
 use self::log::Reading;
 pub(super) use self::log::{Log, SendFault};
-use super::{Fleet, Ledger, Message, Outcome};
+use super::{Fleet, Ledger, Message, Outcome, dialect::Dialect};
 use crate::{plan::Plan, scenario::Scenario};
 
 /// What the gateway does to one delivery.
@@ -83,6 +84,8 @@ struct Session {
     is_ended: bool,
     /// Nothing reaches the client any more.
     is_cut: bool,
+    /// The client said that it leaves.
+    has_left: bool,
     reading: Reading,
 }
 
@@ -103,6 +106,8 @@ pub(super) struct World<S> {
     outcomes: Vec<Option<Box<Outcome>>>,
     /// Connections that were there at once, at most.
     pub(super) peak: usize,
+    /// Answers to PINGs of this side.
+    pub(super) pongs: usize,
     /// A worker that gets no turns, as if it lacked the core.
     pub(super) asleep: Option<usize>,
 }
@@ -124,6 +129,7 @@ impl<S: Scenario> World<S> {
             tallies: vec![super::Tally::default(); plan.workers as usize],
             outcomes: (0..plan.workers).map(|_| None).collect(),
             peak: 0,
+            pongs: 0,
             asleep: None,
         }
     }
@@ -241,24 +247,28 @@ impl<S: Scenario> World<S> {
                     swapped: None,
                     is_ended: false,
                     is_cut: false,
+                    has_left: false,
                     reading: Reading::default(),
                 };
                 self.sessions.insert((worker, slot), session);
+                self.greet((worker, slot));
                 self.fleets[worker].handle(self.now, Input::Connected { conn, token });
             }
             Output::Send { .. } if self.script.takes_no_more_after.is_some_and(|most| self.deliveries >= most) => {}
             Output::Send { conn, chunk } => {
-                let mut rest = chunk.as_slice();
-                while !rest.is_empty() {
-                    let Ok(Decoded::Frame { frame, frame_bytes }) = decode(rest, 1 << 20) else {
-                        panic!("clients send whole frames")
-                    };
-                    self.take((worker, conn.slot), frame);
-                    rest = &rest[frame_bytes..];
+                match self.dialect() {
+                    Dialect::Weir => self.take_frames((worker, conn.slot), chunk.as_slice()),
+                    Dialect::Nats => self.take_lines((worker, conn.slot), chunk.as_slice()),
+                    Dialect::Mqtt => self.take_packets((worker, conn.slot), chunk.as_slice()),
                 }
                 self.fleets[worker].handle(self.now, Input::Sent { conn, chunk });
             }
-            Output::Finish { conn } => self.sessions.get_mut(&(worker, conn.slot)).expect("a live connection").is_ended = true,
+            Output::Finish { conn } => {
+                let takes_leave = self.dialect() == Dialect::Mqtt;
+                let session = self.session((worker, conn.slot));
+                session.is_ended = true;
+                assert_eq!(session.has_left, takes_leave, "who ends a connection says so where the protocol has it");
+            }
             Output::Close { conn } => {
                 let session = self.sessions.remove(&(worker, conn.slot)).expect("a live connection");
                 assert_eq!(session.conn, conn, "no old id is used");
@@ -271,6 +281,18 @@ impl<S: Scenario> World<S> {
             Output::Post { message: Message::Done(outcome), .. } => self.outcomes[worker] = Some(outcome),
             Output::Stop => self.stopped += 1,
             other => panic!("a fleet has no use for {other:?}"),
+        }
+    }
+
+    fn dialect(&self) -> Dialect {
+        self.fleets[0].net.plan.dialect
+    }
+
+    fn take_frames(&mut self, peer: Peer, mut rest: &[u8]) {
+        while !rest.is_empty() {
+            let Ok(Decoded::Frame { frame, frame_bytes }) = decode(rest, 1 << 20) else { panic!("clients send whole frames") };
+            self.take(peer, frame);
+            rest = &rest[frame_bytes..];
         }
     }
 
@@ -315,8 +337,10 @@ impl<S: Scenario> World<S> {
     }
 
     fn push(&mut self, peer: Peer, frame: &Frame<'_>) {
+        let mut bytes = Vec::new();
+        self.put(frame, &mut bytes);
         if !self.session(peer).is_cut {
-            encode(frame, &mut self.session(peer).pending);
+            self.session(peer).pending.extend_from_slice(&bytes);
         }
     }
 
@@ -353,7 +377,7 @@ impl<S: Scenario> World<S> {
             return;
         }
         let mut bytes = Vec::new();
-        encode(&Frame::Push(*push), &mut bytes);
+        self.put(&Frame::Push(*push), &mut bytes);
         match fault {
             None => self.session(to).pending.extend_from_slice(&bytes),
             Some(Fault::Drop) => return,

@@ -10,7 +10,7 @@ use weir::{
 };
 
 use super::{
-    dialect::{Dialect, nats},
+    dialect::{Dialect, mqtt, nats},
     link::{Link, State},
     message::{EXAMPLES_MAX, Message, Outcome},
     wheel::Wheel,
@@ -116,6 +116,7 @@ impl Net {
                 append(link, pool, |out| encode(&Frame::Send(send), out))
             }
             Dialect::Nats => append(link, pool, |out| nats::put_publish(channel, payload, out)),
+            Dialect::Mqtt => append(link, pool, |out| mqtt::put_publish(channel, payload, out)),
         };
         self.touch(local, now);
     }

@@ -4,13 +4,14 @@
 //! |---|---|
 //! | this one | which dialects there are, and the only places that tell them apart |
 //! | `weir` | Weir's frames, and what a fleet makes of them |
-//! | `nats` | bytes ↔ [`Event`]s of another protocol: pure, without a connection or a state |
+//! | `nats`, `mqtt` | bytes ↔ [`Event`]s of another protocol: pure, without a connection or a state |
 //! | `peer` | what a fleet makes of these events |
 //!
 //! What holds for all of them is not here: `session` makes a client ready, has it send PINGs and ends it, `Net` stamps messages and
 //! checks them, scenarios say who sends to whom.
 #![forbid(unsafe_code)]
 
+pub(crate) mod mqtt;
 pub(crate) mod nats;
 mod peer;
 #[cfg(test)]
@@ -29,23 +30,25 @@ use crate::scenario::Scenario;
 pub(crate) enum Dialect {
     Weir,
     Nats,
+    Mqtt,
 }
 
 impl Dialect {
-    pub(crate) const ALL: [Dialect; 2] = [Dialect::Weir, Dialect::Nats];
+    pub(crate) const ALL: [Dialect; 3] = [Dialect::Weir, Dialect::Nats, Dialect::Mqtt];
 
     /// Its name, which is the scheme of `--target` too.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Dialect::Weir => "weir",
             Dialect::Nats => "nats",
+            Dialect::Mqtt => "mqtt",
         }
     }
 
     /// What a client's own channel is called, in front of the client's name.
     pub(crate) fn user_prefix(self) -> &'static str {
         match self {
-            Dialect::Weir => "user/",
+            Dialect::Weir | Dialect::Mqtt => "user/",
             Dialect::Nats => "user.",
         }
     }
@@ -53,7 +56,7 @@ impl Dialect {
     /// What a group's channel is called, in front of the group's name.
     pub(crate) fn group_prefix(self) -> &'static str {
         match self {
-            Dialect::Weir => "group/",
+            Dialect::Weir | Dialect::Mqtt => "group/",
             Dialect::Nats => "group.",
         }
     }
@@ -62,7 +65,7 @@ impl Dialect {
     pub(crate) fn names_senders(self) -> bool {
         match self {
             Dialect::Weir => true,
-            Dialect::Nats => false,
+            Dialect::Nats | Dialect::Mqtt => false,
         }
     }
 
@@ -71,6 +74,7 @@ impl Dialect {
         match self {
             Dialect::Weir => &[],
             Dialect::Nats => &[' ', '.', '*', '>'],
+            Dialect::Mqtt => &['+', '#'],
         }
     }
 }
@@ -83,6 +87,10 @@ pub(crate) enum Event<'a> {
         version: String,
         payload_bytes_max: u64,
     },
+    /// It took the client in.
+    LoggedIn,
+    /// It took what the client subscribed to.
+    Joined,
     Message {
         channel: &'a str,
         payload: &'a [u8],
@@ -166,6 +174,7 @@ impl<S: Scenario> Fleet<S> {
             Dialect::Weir => self.weir_log_in(local, now),
             // The server speaks first.
             Dialect::Nats => {}
+            Dialect::Mqtt => self.mqtt_log_in(local, now),
         }
     }
 
@@ -174,6 +183,7 @@ impl<S: Scenario> Fleet<S> {
         match self.net.plan.dialect {
             Dialect::Weir => self.frames(local, bytes, now),
             Dialect::Nats => self.events(local, bytes, now, nats::parse),
+            Dialect::Mqtt => self.events(local, bytes, now, mqtt::parse),
         }
     }
 
@@ -182,6 +192,15 @@ impl<S: Scenario> Fleet<S> {
         match self.net.plan.dialect {
             Dialect::Weir => self.weir_ping(local, now),
             Dialect::Nats => self.peer_ping(local, nats::PING, now),
+            Dialect::Mqtt => self.peer_ping(local, mqtt::PINGREQ, now),
+        }
+    }
+
+    /// Says that a client is about to end its connection, where the server would take it for lost otherwise.
+    pub(super) fn take_leave(&mut self, local: u32, now: Tick) {
+        match self.net.plan.dialect {
+            Dialect::Weir | Dialect::Nats => {}
+            Dialect::Mqtt => self.net.put(local, now, |out| out.extend_from_slice(mqtt::DISCONNECT)),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use ::weir::{io::Tick, wire::PushRef};
 
-use super::{Dialect, Event, Parsed, nats};
+use super::{Dialect, Event, Parsed, mqtt, nats};
 use crate::{
     fleet::{Fleet, link::State, session::HEARTBEAT_INTERVAL_MS},
     scenario::Scenario,
@@ -39,6 +39,8 @@ impl<S: Scenario> Fleet<S> {
                 self.scenario.pushed(&mut self.net, local, &push, now);
             }
             Event::Hello { payload_bytes_max, version: _ } => self.introduced(local, payload_bytes_max, now),
+            Event::LoggedIn => self.taken_in(local, now),
+            Event::Joined => self.joined(local, now),
             Event::Ping => self.net.put(local, now, |out| out.extend_from_slice(nats::PONG)),
             Event::Pong => self.pong_of_peer(local, now),
             Event::Refusal { name, words } => self.fail(local, name, &words, None),
@@ -69,6 +71,26 @@ impl<S: Scenario> Fleet<S> {
             channels.iter().for_each(|channel| nats::put_subscribe(channel, out));
             out.extend_from_slice(nats::PING);
         });
+    }
+
+    /// CONNECT.
+    pub(super) fn mqtt_log_in(&mut self, local: u32, now: Tick) {
+        let mut name = String::new();
+        self.net.plan.put_client(self.net.client(local), &mut name);
+        // The server waits half as long again.
+        let keep_alive_s = (HEARTBEAT_INTERVAL_MS / 1_000) as u16;
+        self.net.put(local, now, |out| mqtt::put_connect(&name, keep_alive_s, out));
+    }
+
+    /// An MQTT server took a client in, which subscribes.
+    fn taken_in(&mut self, local: u32, now: Tick) {
+        let link = &mut self.net.links[local as usize];
+        if link.state != State::LoggingIn {
+            return;
+        }
+        (link.state, link.interval_ms) = (State::Joining, HEARTBEAT_INTERVAL_MS);
+        let channels = self.channels_of(self.net.client(local));
+        self.net.put(local, now, |out| mqtt::put_subscribe(channels.iter().map(String::as_str), out));
     }
 
     /// What a client subscribes to: its own channel, and that of its group if the scenario has any.
