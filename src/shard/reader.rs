@@ -55,7 +55,7 @@ pub enum Acknowledged {
 /// One device's place in one channel.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader {
-    /// The sequence it waits for. While opening: one more than the cursor that the client brought; 0 if it brought none.
+    /// The sequence it waits for. While opening: the cursor that the client brought.
     next: u64,
     /// All up to here was acknowledged.
     received: u64,
@@ -63,7 +63,7 @@ pub struct Reader {
     saved: u64,
     /// The newest sequence of the channel that was heard of.
     known: u64,
-    /// Pushed and not acknowledged.
+    /// Pushed and not acknowledged. While opening: 1 if the client brought a cursor.
     unacked: u16,
     /// Tells answers of the store to an earlier reader of the same connection and channel apart.
     pub ticket: u32,
@@ -82,8 +82,8 @@ impl Reader {
 
     /// Where it stands is asked for; `cursor` is what the client says.
     pub fn opening(cursor: Option<u64>, ticket: u32) -> Reader {
-        let next = cursor.map_or(0, |cursor| cursor.saturating_add(1));
-        Reader { next, ticket, mode: Mode::Opening, ..Reader::absent() }
+        let (next, unacked) = (cursor.unwrap_or(0), u16::from(cursor.is_some()));
+        Reader { next, unacked, ticket, mode: Mode::Opening, ..Reader::absent() }
     }
 
     /// As `opening`, for a group.
@@ -103,12 +103,12 @@ impl Reader {
 
     /// The cursor that the client brought.
     pub fn brought(&self) -> Option<u64> {
-        self.next.checked_sub(1)
+        (self.is_opening() && self.unacked > 0).then_some(self.next)
     }
 
     /// The store has answered: the reader has all up to `received`, and `last` is the newest message. `saved`: what the store holds.
     pub fn open(&mut self, received: u64, saved: u64, last: u64) {
-        self.next = received + 1;
+        (self.next, self.unacked) = (received + 1, 0);
         self.received = received;
         self.saved = saved;
         self.known = self.known.max(last);
@@ -200,6 +200,6 @@ impl Reader {
 
     /// Pushed and not acknowledged.
     pub fn unacked(&self) -> u16 {
-        self.unacked
+        if self.is_opening() { 0 } else { self.unacked }
     }
 }

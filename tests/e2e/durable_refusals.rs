@@ -18,9 +18,9 @@ const SYNC: u32 = 0x25;
 const WINDOW: u32 = 100;
 
 /// What a device that takes part is told when it names a cursor that lies ahead, and where it goes on.
-fn expect_cursor_ahead(peer: &mut Peer, kind: u32) -> body::Cursors {
+fn expect_cursor_ahead(peer: &mut Peer, kind: u32, cursor: u64) -> body::Cursors {
     let error = peer.expect_refusal_of(kind, ErrorCode::CursorAhead);
-    assert!(error.message.contains("newest"), "{error:?}");
+    assert!(error.message.contains(&format!(" {cursor},")) && error.message.contains("newest"), "{error:?}");
     peer.next_cursors()
 }
 
@@ -31,14 +31,15 @@ on_both_reactors! {
         let mut sender = gateway.login("sender", "1");
         sender.fill("user/alice", 1..=3);
         sender.fill("group/team", 11..=13);
-        for cursor in [Some(4), Some(u64::MAX - 1), Some(u64::MAX)] {
+        for brought in [4, u64::MAX - 1, u64::MAX] {
+            let cursor = Some(brought);
             let mut alice = gateway.connect();
             alice.log_in(&LoginFields { client: "alice", device: "1", window: WINDOW, cursor, ..LoginFields::default() });
-            let cursors = expect_cursor_ahead(&mut alice, LOGIN);
+            let cursors = expect_cursor_ahead(&mut alice, LOGIN, brought);
             assert_eq!((cursors.last, cursors.received), (3, 3), "it goes on from the newest");
             alice.send_frame(&Frame::Join(body::Join { group: "team".to_owned(), cursor }));
             assert_eq!(alice.next(), Got::JoinOk("team".to_owned()));
-            let cursors = expect_cursor_ahead(&mut alice, JOIN);
+            let cursors = expect_cursor_ahead(&mut alice, JOIN, brought);
             assert_eq!((cursors.last, cursors.received), (3, 3));
             alice.check_alive();
         }
