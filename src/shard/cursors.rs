@@ -5,7 +5,7 @@ use super::{
     Shard,
     connections::NONE,
     devices::Place,
-    reader::{Acknowledged, Mode, Reader},
+    reader::{Acknowledged, Early, Mode, Reader},
 };
 use crate::{
     ids::ConnId,
@@ -40,6 +40,7 @@ impl Shard {
     pub(super) fn opened(&mut self, tag: Tag, channel: &str, reply: &Reply) {
         let conn = tag.conn;
         let Some(place) = self.place_of(conn, channel) else { return };
+        let mut early = Early::default();
         self.with_reader(conn, place, |shard, reader| {
             if !reader.is_opening() || reader.ticket != tag.ticket {
                 return;
@@ -50,12 +51,23 @@ impl Shard {
             }
             match reply {
                 Reply::Opened { bounds, received, read } => {
+                    let said = reader.early();
                     shard.begin_reading(reader, conn, place, channel, *bounds, *received, *read);
+                    if !reader.is_opening() {
+                        early = said;
+                    }
                 }
                 Reply::Failed(_) => shard.rest(conn, place),
                 other => unreachable!("the store answered an opening with {other:?}"),
             }
         });
+        // What the client said meanwhile is judged like what it says from now on.
+        if early.received > 0 && self.is_active(conn) {
+            self.receive(conn, &body::Received { channel: channel.to_owned(), seq: early.received });
+        }
+        if early.read > 0 && self.is_active(conn) {
+            self.mark_read(conn, &body::Read { channel: channel.to_owned(), seq: early.read });
+        }
     }
 
     /// JOIN_OK, for all that wait for the store.
@@ -194,7 +206,13 @@ impl Shard {
     /// READ.
     pub(super) fn mark_read(&mut self, conn: ConnId, read: &body::Read) {
         let Some(place) = self.followed(conn, &read.channel, FrameType::Read) else { return };
-        let known = self.reader(conn, place).map_or(0, |reader| reader.known());
+        let reader = self.reader(conn, place).expect("it was just found");
+        if reader.is_opening() {
+            // The answer comes behind CURSORS.
+            reader.reads_early(read.seq);
+            return;
+        }
+        let known = reader.known();
         if read.seq > known {
             let message = format!("the newest message of {:?} is {known}, not {}", read.channel, read.seq);
             self.refuse(conn, Refusal::answer(ErrorCode::CursorAhead, FrameType::Read, message));

@@ -46,10 +46,17 @@ pub enum Acknowledged {
         /// The shard's list of cursors to save does not hold this one yet.
         is_unsaved: bool,
     },
-    /// It was acknowledged before.
+    /// It was acknowledged before, or is looked at once it is known where the device stands.
     Known,
     /// It was never sent.
     NotSent,
+}
+
+/// What a client said before it was told where it stands; 0: nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Early {
+    pub received: u64,
+    pub read: u64,
 }
 
 /// One device's place in one channel.
@@ -57,9 +64,9 @@ pub enum Acknowledged {
 pub struct Reader {
     /// The sequence it waits for. While opening: the cursor that the client brought.
     next: u64,
-    /// All up to here was acknowledged.
+    /// All up to here was acknowledged. While opening: what the client has acknowledged meanwhile.
     received: u64,
-    /// So far the store knows.
+    /// So far the store knows. While opening: what the client has read meanwhile.
     saved: u64,
     /// The newest sequence of the channel that was heard of.
     known: u64,
@@ -104,6 +111,16 @@ impl Reader {
     /// The cursor that the client brought.
     pub fn brought(&self) -> Option<u64> {
         (self.is_opening() && self.unacked > 0).then_some(self.next)
+    }
+
+    /// The client has read up to `seq`, and it is not known yet where it stands. The highest counts.
+    pub fn reads_early(&mut self, seq: u64) {
+        self.saved = self.saved.max(seq);
+    }
+
+    /// What the client said before it was known where it stands.
+    pub fn early(&self) -> Early {
+        if self.is_opening() { Early { received: self.received, read: self.saved } } else { Early::default() }
     }
 
     /// The store has answered: the reader has all up to `received`, and `last` is the newest message. `saved`: what the store holds.
@@ -153,7 +170,11 @@ impl Reader {
 
     /// The device has all up to `to`.
     pub fn acknowledge(&mut self, to: u64) -> Acknowledged {
-        if to >= self.next || self.mode == Mode::Absent || self.is_opening() {
+        if self.is_opening() {
+            self.received = self.received.max(to);
+            return Acknowledged::Known;
+        }
+        if to >= self.next || self.mode == Mode::Absent {
             return Acknowledged::NotSent;
         }
         if to <= self.received {
@@ -169,7 +190,7 @@ impl Reader {
 
     /// What must be saved, if anything; from then on it counts as saved.
     pub fn take_unsaved(&mut self) -> Option<u64> {
-        if self.received <= self.saved {
+        if self.received <= self.saved || self.is_opening() {
             return None;
         }
         self.saved = self.received;
@@ -178,6 +199,9 @@ impl Reader {
 
     /// What counted as saved was not. Returns whether it is to be saved again.
     pub fn unsave(&mut self) -> bool {
+        if self.is_opening() {
+            return false;
+        }
         let was_saved = self.received == self.saved;
         self.saved = 0;
         was_saved && self.received > 0

@@ -205,6 +205,58 @@ fn reading_is_told_to_all_devices_of_the_client() {
     assert_eq!(seen, [Seen::Frame("LOGIN_OK"), cursors(4, 4, 1)]);
 }
 
+/// A device knows from its last connection what it has and what was read of it, and need not wait to say so.
+#[test]
+fn what_is_said_before_the_store_has_answered_counts() {
+    let mut bench = Bench::new(|_| {});
+    let sender = bench.login("sender");
+    bench.fill(sender, "user/alice", 1..=5);
+    bench.fill(sender, "group/team", 6..=8);
+    let read = |channel: &str, seq| Frame::Read(body::Read { channel: channel.to_owned(), seq });
+    bench.store_stalls = true;
+    let (alice, seen) = bench.enroll("alice", "phone", 100, Some(3));
+    assert_eq!(seen, [Seen::Frame("LOGIN_OK")]);
+    for seq in [3, 2] {
+        assert_eq!(bench.received(alice, "user/alice", seq), []);
+        assert_eq!(bench.ask(alice, &read("user/alice", seq)), []);
+    }
+    assert_eq!(bench.join(alice, "team", Some(3)), []);
+    assert_eq!(bench.received(alice, "group/team", 2), []);
+    bench.store_stalls = false;
+    bench.turn();
+    let mut seen = bench.take(alice);
+    let at = seen.iter().position(|seen| *seen == cursors(3, 5, 2)).expect("READ is answered");
+    seen.remove(at);
+    let team = [Seen::Frame("JOIN_OK"), cursors(3, 3, 3)];
+    let (of_team, own): (Vec<Seen>, Vec<Seen>) = seen.into_iter().partition(|seen| team.contains(seen));
+    assert_eq!((of_team, own), (team.to_vec(), [&[cursors(3, 5, 5)][..], &durable(4..=5)].concat()));
+    assert_eq!(bench.received(alice, "user/alice", 5), []);
+    bench.input(Input::Eof { conn: alice });
+    let key = CursorKey { channel: "user/alice", client: "alice", kind: CursorKind::Received { device: "phone" } };
+    assert_eq!(bench.store.log().cursor(key), Ok(Some(5)));
+    // What cannot be true is refused, as it would be later.
+    bench.store_stalls = true;
+    let (alice, _) = bench.enroll("alice", "phone", 100, Some(4));
+    assert_eq!(bench.received(alice, "user/alice", 5), []);
+    assert_eq!(bench.ask(alice, &read("user/alice", u64::MAX)), []);
+    bench.store_stalls = false;
+    bench.turn();
+    let refused = |code| Seen::Refused(code);
+    assert_eq!(
+        bench.take(alice),
+        [cursors(4, 5, 2), refused(ErrorCode::NotSent), refused(ErrorCode::CursorAhead), Seen::Durable(5)]
+    );
+    // One that ends before the store has answered leaves nothing behind.
+    bench.input(Input::Eof { conn: alice });
+    bench.store_stalls = true;
+    let (alice, _) = bench.enroll("alice", "phone", 100, None);
+    assert_eq!(bench.received(alice, "user/alice", 1 << 40), []);
+    bench.input(Input::Eof { conn: alice });
+    bench.store_stalls = false;
+    bench.turn();
+    assert_eq!(bench.store.log().cursor(key), Ok(Some(5)));
+}
+
 #[test]
 fn history_comes_in_pages() {
     let mut bench = Bench::new(|_| {});
@@ -247,6 +299,7 @@ fn what_retention_removed_is_announced() {
 fn a_store_that_stalls_stops_nobody_and_its_backlog_is_bounded() {
     let mut bench = Bench::new(|_| {});
     let sender = bench.login("sender");
+    let (bob, _) = bench.enroll("bob", "phone", 100, None);
     bench.store_stalls = true;
     let (alice, seen) = bench.enroll("alice", "phone", 100, None);
     assert_eq!(seen, [Seen::Frame("LOGIN_OK")], "LOGIN does not wait for the disk");
@@ -264,9 +317,9 @@ fn a_store_that_stalls_stops_nobody_and_its_backlog_is_bounded() {
     assert_eq!(refused, [Seen::Refused(ErrorCode::Overloaded)]);
     // Nor can anything else make it grow: who asks is refused, who must be asked for waits.
     let backlog = bench.shard.residue().store_bytes;
-    let read = Frame::Read(body::Read { channel: "user/alice".to_owned(), seq: 0 });
+    let read = Frame::Read(body::Read { channel: "user/bob".to_owned(), seq: 0 });
     let sync = Frame::Sync(body::Sync { channel: "group/team".to_owned(), from: 1, limit: 1 });
-    for seen in [bench.join(alice, "team", None), bench.ask(alice, &read), bench.ask(alice, &sync)] {
+    for seen in [bench.join(alice, "team", None), bench.ask(bob, &read), bench.ask(alice, &sync)] {
         assert_eq!(seen, [Seen::Refused(ErrorCode::Overloaded)]);
     }
     let (late, seen) = bench.enroll("late", "phone", 100, None);

@@ -198,7 +198,24 @@ impl Device {
             conn.spots.insert(channel.to_owned(), Spot::new(cursor));
             if cursor == Some(FAR_AHEAD) {
                 conn.mistakes.push(Mistake { frame: FrameType::Join, code: ErrorCode::CursorAhead, number: 0 });
+            } else if !world.plan.is_heavy() {
+                self.says_early(channel, cursor, world);
             }
+        }
+    }
+
+    /// It may say right behind LOGIN or JOIN what it has, and what was read of it.
+    pub(super) fn says_early(&mut self, channel: &str, cursor: Option<u64>, world: &mut World<'_>) {
+        if let (Some(cursor @ 1..), Some(conn)) = (cursor, &mut self.conn)
+            && world.rng.chance(20)
+        {
+            let seq = world.rng.range(1, cursor);
+            conn.put(&Frame::Received(body::Received { channel: channel.to_owned(), seq }));
+        }
+        let high = self.shelves.get(channel).map_or(0, |shelf| if shelf.begun { shelf.high } else { 0 });
+        if high > 0 && world.rng.chance(20) {
+            let seq = world.rng.range(1, high);
+            self.read_up_to(channel.to_owned(), seq, world);
         }
     }
 
@@ -273,8 +290,8 @@ impl Device {
     /// Something that must be refused, and that the connection survives.
     fn blunder(&mut self, world: &mut World<'_>) {
         let inbox = self.inbox();
-        let takes_part = self.takes_part();
         let Some(conn) = &mut self.conn else { return };
+        let is_open = conn.spots.get(&inbox).is_some_and(|spot| spot.open);
         let nowhere = || "group/nowhere".to_owned();
         let sync = |channel: &str, from, limit| Frame::Sync(body::Sync { channel: channel.to_owned(), from, limit });
         let durable = |channel, client_msg_id, payload| {
@@ -282,14 +299,10 @@ impl Device {
             Frame::Send(SendRef { channel, client_msg_id, class, payload, ..SendRef::default() })
         };
         let (frame, code, number) = match world.rng.range(0, 8) {
-            0 if takes_part && conn.online => {
-                (Frame::Received(body::Received { channel: inbox, seq: FAR_AHEAD }), ErrorCode::NotSent, 0)
-            }
+            0 if is_open => (Frame::Received(body::Received { channel: inbox, seq: FAR_AHEAD }), ErrorCode::NotSent, 0),
             1 => (Frame::Received(body::Received { channel: nowhere(), seq: 1 }), ErrorCode::UnknownChannel, 0),
             2 => (Frame::Read(body::Read { channel: nowhere(), seq: 1 }), ErrorCode::UnknownChannel, 0),
-            3 if takes_part && conn.online => {
-                (Frame::Read(body::Read { channel: inbox, seq: FAR_AHEAD }), ErrorCode::CursorAhead, 0)
-            }
+            3 if is_open => (Frame::Read(body::Read { channel: inbox, seq: FAR_AHEAD }), ErrorCode::CursorAhead, 0),
             4 => (sync(&inbox, 0, 10), ErrorCode::BadRange, 0),
             5 => (sync("group/nowhere", 1, 100_000), ErrorCode::BadRange, 0),
             6 => (sync("user/nobody", 1, 10), ErrorCode::ReadForbidden, 0),

@@ -160,10 +160,13 @@ impl Device {
         conn.put(&Frame::Login(login));
         if takes_part {
             self.shelves.entry(channel.clone()).or_default().asks(world.model.known(&channel), cursor);
-            conn.spots.insert(channel, Spot::new(cursor));
+            conn.spots.insert(channel.clone(), Spot::new(cursor));
         }
         self.conns += 1;
         self.conn = Some(conn);
+        if takes_part {
+            self.says_early(&channel, cursor, world);
+        }
         if world.rng.chance(30) {
             for _ in 0..world.rng.range(1, 4) {
                 self.act(world);
