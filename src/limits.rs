@@ -242,6 +242,8 @@ pub const URING_HEADROOM_MAX: u32 = 4096;
 
 /// Batches that the store's thread takes from each shard for one commit: as many as a ring holds.
 pub const STORE_BATCHES_PER_TURN: usize = RING_BATCHES_MAX;
+/// The longest turn of the store's thread is shown for so long, and for twice that at most, in milliseconds: most scrapers come more often.
+pub const STORE_PEAK_MS: u64 = 60_000;
 /// Reading for shards is interrupted after so long, in microseconds: what was written goes before.
 pub const STORE_READ_STEP_US: u64 = 2_000;
 /// The store looks so often for what retention is done with, in milliseconds; between two looks it works in bounded steps.

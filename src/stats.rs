@@ -106,7 +106,7 @@ numbers! {
     StoreStats {
         Counter turns: "Turns of the store's thread in which it had requests: each is one commit at most.";
         Counter turn_micros: "Microseconds that these turns took.";
-        Gauge turn_micros_max: "The longest of them, in microseconds.";
+        Gauge turn_micros_max: "The longest of them in the last one to two minutes, in microseconds.";
         Counter batches: "Batches of requests taken from shards.";
         Counter requests: "Requests taken from shards.";
         Counter appends: "Requests to store a message.";

@@ -14,6 +14,7 @@ mod batch;
 mod clock;
 pub mod disk;
 mod memory;
+mod peak;
 mod service;
 pub mod thread;
 
