@@ -1,7 +1,7 @@
 //! A log in memory: for developers, and as the model of what any log must do.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use super::{
     Bounds, CursorKey, CursorKind, Entries, Failure, Log, Outcome, PageLimit, Retention, Write, clock::Clock, message_bytes,
@@ -69,8 +69,8 @@ pub struct Memory {
     retention: Retention,
     clock: Clock,
     channels: BTreeMap<Box<str>, Channel>,
-    cursors: HashMap<Cursor, u64>,
-    seen: HashMap<(Sender, u64), Seen>,
+    cursors: BTreeMap<Cursor, u64>,
+    seen: BTreeMap<(Sender, u64), Seen>,
     /// In the order of their timestamps.
     seen_order: VecDeque<(u64, (Sender, u64))>,
     /// Where `expire` goes on.
@@ -84,8 +84,8 @@ impl Memory {
             retention,
             clock: Clock::default(),
             channels: BTreeMap::new(),
-            cursors: HashMap::new(),
-            seen: HashMap::new(),
+            cursors: BTreeMap::new(),
+            seen: BTreeMap::new(),
             seen_order: VecDeque::new(),
             expire_after: Box::default(),
         }

@@ -1,9 +1,10 @@
 //! Where channels stand, for those that were used last. Pure, and of bounded memory: about 150 B for each channel.
 #![forbid(unsafe_code)]
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::Hasher as _;
 
 use hashbrown::HashTable;
+use siphasher::sip::SipHasher13;
 
 /// Where a channel stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +39,8 @@ struct Slot {
 #[derive(Debug)]
 pub(super) struct Heads {
     capacity: usize,
-    hasher: RandomState,
+    /// Of the hash of names: nobody who chooses names may know it.
+    key: [u8; 16],
     index: HashTable<u32>,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -48,22 +50,14 @@ pub(super) struct Heads {
 
 impl Heads {
     /// Empty. Memory is used as it fills.
-    pub(super) fn new(capacity: u32) -> Heads {
+    pub(super) fn new(capacity: u32, key: [u8; 16]) -> Heads {
         let capacity = capacity.max(1) as usize;
-        Heads {
-            capacity,
-            hasher: RandomState::new(),
-            index: HashTable::new(),
-            slots: Vec::new(),
-            free: Vec::new(),
-            newest: NOBODY,
-            oldest: NOBODY,
-        }
+        Heads { capacity, key, index: HashTable::new(), slots: Vec::new(), free: Vec::new(), newest: NOBODY, oldest: NOBODY }
     }
 
     /// The head of a channel, if it is known.
     pub(super) fn get(&mut self, name: &str) -> Option<&mut Head> {
-        let hash = self.hasher.hash_one(name);
+        let hash = hash_of(&self.key, name);
         let slot = *self.index.find(hash, |slot| *self.slots[*slot as usize].name == *name)?;
         self.unlink(slot);
         self.link(slot);
@@ -88,8 +82,8 @@ impl Heads {
             }
         };
         self.link(slot);
-        let hash = self.hasher.hash_one(name);
-        self.index.insert_unique(hash, slot, |slot| self.hasher.hash_one(&*self.slots[*slot as usize].name));
+        let hash = hash_of(&self.key, name);
+        self.index.insert_unique(hash, slot, |slot| hash_of(&self.key, &self.slots[*slot as usize].name));
     }
 
     /// Forgets those that were not used for longest, if there are too many.
@@ -97,7 +91,7 @@ impl Heads {
         while self.index.len() > self.capacity {
             let slot = self.oldest;
             self.unlink(slot);
-            let hash = self.hasher.hash_one(&*self.slots[slot as usize].name);
+            let hash = hash_of(&self.key, &self.slots[slot as usize].name);
             if let Ok(entry) = self.index.find_entry(hash, |other| *other == slot) {
                 entry.remove();
             }
@@ -128,6 +122,12 @@ impl Heads {
     }
 }
 
+fn hash_of(key: &[u8; 16], name: &str) -> u64 {
+    let mut hasher = SipHasher13::new_with_key(key);
+    hasher.write(name.as_bytes());
+    hasher.finish()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
@@ -146,7 +146,7 @@ mod tests {
         /// A list, newest first, is the oracle.
         #[test]
         fn it_keeps_what_was_used_last(capacity in 1u32..6, uses in vec(0u32..10, 0..80)) {
-            let mut heads = Heads::new(capacity);
+            let mut heads = Heads::new(capacity, [7; 16]);
             let mut oracle: VecDeque<u32> = VecDeque::new();
             for number in uses {
                 let name = format!("group/{number}");

@@ -257,6 +257,7 @@ impl Folder {
             let from = newest.testimony.commit + 1;
             return Err(OpenError::Lost { dir: self.dir.clone(), from, to: testimony.commit });
         }
+        let fingerprint_key = self.fingerprint_key(&base).map_err(|trouble| self.explain(trouble))?;
         let mut clock = Clock::default();
         clock.observe(newest.testimony.timestamp);
         clock.observe(testimony.timestamp);
@@ -265,10 +266,10 @@ impl Folder {
             base,
             retention: options.retention,
             clock,
-            heads: Heads::new(options.cached_channels),
+            heads: Heads::new(options.cached_channels, fingerprint_key),
             seen,
             horizon,
-            fingerprint_key: [0; 16],
+            fingerprint_key,
             testimony: newest.testimony,
             next_channel: newest.next_channel,
             oldest_commit,
@@ -281,10 +282,13 @@ impl Folder {
         Ok(engine)
     }
 
-    fn load_marks(&self, engine: &mut Engine) -> Result<(), Trouble> {
-        let secret = engine.base.state.get(mark_key(Mark::FingerprintKey))?;
+    fn fingerprint_key(&self, base: &Base) -> Result<[u8; 16], Trouble> {
+        let secret = base.state.get(mark_key(Mark::FingerprintKey))?;
         let secret = secret.ok_or_else(|| Trouble::Damaged("the key of the fingerprints is missing".to_owned()))?;
-        engine.fingerprint_key = decode_fingerprint_key(&secret)?;
+        Ok(decode_fingerprint_key(&secret)?)
+    }
+
+    fn load_marks(&self, engine: &mut Engine) -> Result<(), Trouble> {
         engine.lost = engine.number(mark_key(Mark::Base))?.unwrap_or(0);
         engine.expired = engine.number(mark_key(Mark::Expired))?.unwrap_or(0);
         engine.clock.observe(engine.expired);
