@@ -1,10 +1,15 @@
 //! The command line.
 #![forbid(unsafe_code)]
 
+mod limit;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::limit::{
+    LimitAcceptArgs, LimitArgs, LimitCommand, LimitEchoArgs, LimitFanoutArgs, LimitServeArgs, LimitServer, What,
+};
 use crate::verify::PAYLOAD_BYTES_MIN;
 
 /// A load simulator for long-connection gateways: connects many clients, lets them talk, and checks every message.
@@ -33,6 +38,8 @@ pub(crate) enum Command {
     Offline(OfflineArgs),
     /// Lets everybody drop and come back, while durable messages are sent to them.
     Storm(StormArgs),
+    /// Measures the bare loops that bound every gateway here: no protocol, no sessions, the same load.
+    Limit(LimitArgs),
     /// Starts a gateway and shows what it does, in about 20 seconds. This is `make demo`.
     Demo(DemoArgs),
 }

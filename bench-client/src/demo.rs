@@ -3,12 +3,8 @@
 
 use std::{
     env,
-    io::{BufRead, BufReader},
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc::{self, RecvTimeoutError},
-    thread,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -21,10 +17,10 @@ use nix::{
 
 use crate::{
     args::{Cli, Command as Subcommand, DemoArgs, ReactorArg},
+    child::Server,
     launch::{self, Failure},
     offline,
     report::Report,
-    signals::Signals,
     table::{self, grouped, micros},
 };
 
@@ -37,8 +33,6 @@ const PARTS: [(&str, &[&str]); 3] = [
     ("one client to a group of all", &["fanout", "--members", CLIENTS, "--window", "4", "--duration", "8s"]),
     ("to clients that were away", &["offline", "--connections", CLIENTS, "--messages", "50", "--duration", "15s"]),
 ];
-/// The gateway is up after this long, or not at all.
-const START_DEADLINE: Duration = Duration::from_secs(10);
 /// The gateway's own deadline is 10 s.
 const STOP_DEADLINE: Duration = Duration::from_secs(12);
 /// The first line of the gateway's standard output, before its address.
@@ -49,19 +43,19 @@ const ANNOUNCEMENT: &str = "weir: listening on ";
 /// # Errors
 /// There is no result.
 pub(crate) fn demo(args: &DemoArgs) -> Result<u8, Failure> {
-    let mut gateway = Gateway::start(&program(args)?, args.reactor)?;
-    // After the start, because a child inherits what is blocked; before any thread, because one that blocks nothing would die of the
-    // signal, and the whole process with it.
+    let mut gateway = start(&program(args)?, args.reactor)?;
     let signals = launch::block_signals()?;
-    gateway.target = gateway.announced(&signals)?;
-    println!("A gateway with {SHARDS} shards listens on {}; {CLIENTS} clients connect to it.", gateway.target);
+    let target = gateway.announced(ANNOUNCEMENT, &signals)?;
+    println!("A gateway with {SHARDS} shards listens on {}; {CLIENTS} clients connect to it.", target);
     let mut parts = Vec::new();
     for (label, words) in PARTS {
-        let report = match parse(&gateway.target, args.reactor, words)? {
+        let report = match parse(&target, args.reactor, words)? {
             Subcommand::Route(route) => launch::route_report(&route, &signals),
             Subcommand::Fanout(fanout) => launch::fanout_report(&fanout, &signals),
             Subcommand::Offline(offline) => offline::report(&offline, &signals),
-            Subcommand::Connect(_) | Subcommand::Storm(_) | Subcommand::Demo(_) => unreachable!("the commands are constants"),
+            Subcommand::Connect(_) | Subcommand::Storm(_) | Subcommand::Limit(_) | Subcommand::Demo(_) => {
+                unreachable!("the commands are constants")
+            }
         }?;
         let code = report.exit_code();
         parts.push((label, report));
@@ -69,7 +63,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8, Failure> {
             break;
         }
     }
-    let stopped = gateway.stop();
+    let stopped = stop(&mut gateway);
     print(&parts, &stopped);
     let worst = parts.iter().map(|(_, report)| report.exit_code()).find(|code| *code != 0);
     Ok(worst.unwrap_or(if stopped.is_ok() { 0 } else { 2 }))
@@ -104,84 +98,20 @@ fn reactor_words(reactor: Option<ReactorArg>) -> &'static [&'static str] {
     }
 }
 
-/// The gateway's process, which does not outlive this value.
-struct Gateway {
-    child: Child,
-    target: String,
+fn start(program: &Path, reactor: Option<ReactorArg>) -> anyhow::Result<Server> {
+    let mut command = Command::new(program);
+    command.args(["serve", "--dev", "--shards", SHARDS, "--listen", "127.0.0.1:0"]).args(reactor_words(reactor));
+    Server::start(command.stdin(Stdio::null())).with_context(|| format!("the gateway {} cannot be started", program.display()))
 }
 
-impl Gateway {
-    fn start(program: &Path, reactor: Option<ReactorArg>) -> anyhow::Result<Gateway> {
-        let child = Command::new(program)
-            .args(["serve", "--dev", "--shards", SHARDS, "--listen", "127.0.0.1:0"])
-            .args(reactor_words(reactor))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            // Ctrl-C is for us: we stop the gateway in good order.
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("the gateway {} cannot be started", program.display()))?;
-        Ok(Gateway { child, target: String::new() })
-    }
-
-    /// The address that the gateway says it listens on.
-    fn announced(&mut self, signals: &Signals) -> anyhow::Result<String> {
-        let output = self.child.stdout.take().expect("standard output is a pipe");
-        let (sender, receiver) = mpsc::channel();
-        // Reads on to the end, so that the gateway never waits for us to take its output.
-        thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
-        let deadline = Instant::now() + START_DEADLINE;
-        loop {
-            if signals.interrupted() {
-                bail!("interrupted while the gateway was starting");
-            }
-            match receiver.recv_timeout(Duration::from_millis(20)) {
-                Ok(line) => {
-                    if let Some(address) = line.strip_prefix(ANNOUNCEMENT) {
-                        return Ok(address.trim().to_owned());
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    bail!("the gateway did not start; its own words are above");
-                }
-            }
-        }
-    }
-
-    /// Asks the gateway to stop, as a service manager would, and waits for it.
-    fn stop(&mut self) -> anyhow::Result<Duration> {
-        let asked = Instant::now();
-        signal::kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM).context("the gateway cannot be stopped")?;
-        match self.wait(STOP_DEADLINE)? {
-            Some(status) if status.success() => Ok(asked.elapsed()),
-            Some(status) => bail!("the gateway ended with {status}, not with 0"),
-            None => bail!("the gateway did not end within {} s of SIGTERM", STOP_DEADLINE.as_secs()),
-        }
-    }
-
-    fn wait(&mut self, time: Duration) -> std::io::Result<Option<ExitStatus>> {
-        let begun = Instant::now();
-        loop {
-            let status = self.child.try_wait()?;
-            if status.is_some() || begun.elapsed() > time {
-                return Ok(status);
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
+/// Asks the gateway to stop, as a service manager would, and waits for it.
+fn stop(gateway: &mut Server) -> anyhow::Result<Duration> {
+    let asked = Instant::now();
+    signal::kill(Pid::from_raw(gateway.id() as i32), Signal::SIGTERM).context("the gateway cannot be stopped")?;
+    match gateway.wait(STOP_DEADLINE)? {
+        Some(status) if status.success() => Ok(asked.elapsed()),
+        Some(status) => bail!("the gateway ended with {status}, not with 0"),
+        None => bail!("the gateway did not end within {} s of SIGTERM", STOP_DEADLINE.as_secs()),
     }
 }
 

@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// Members of a group when nothing is said.
-const MEMBERS_DEFAULT: u32 = 1_000;
+pub(crate) const MEMBERS_DEFAULT: u32 = 1_000;
 /// Clients on their way to being logged in at once, when nothing is said.
 pub(crate) const CONNECTING_DEFAULT: u32 = 512;
 /// The same in `storm`, where everybody comes at once: the shortest listen backlog that a gateway should have.
@@ -274,7 +274,7 @@ fn window(window: u32) -> Option<Receiving> {
     (window > 0).then_some(Receiving { window, ack_every: 1, ack_after_us: 0 })
 }
 
-fn measure<S: Scenario + 'static>(
+pub(crate) fn measure<S: Scenario + 'static>(
     plan: Plan,
     config: &RunConfig,
     load: Load,
@@ -288,7 +288,7 @@ fn measure<S: Scenario + 'static>(
 }
 
 /// Prints and writes a result. Gives the exit code.
-fn finish(common: &Common, report: Report) -> Result<u8, Failure> {
+pub(crate) fn finish(common: &Common, report: Report) -> Result<u8, Failure> {
     table::print(&report);
     if let Some(path) = &common.json {
         report.write(path)?;
@@ -346,7 +346,7 @@ fn run_number() -> u32 {
 }
 
 /// The driver: the one asked for if it works here, else the best that does.
-fn pick(reactor: Option<ReactorArg>) -> Result<Kind, Failure> {
+pub(crate) fn pick(reactor: Option<ReactorArg>) -> Result<Kind, Failure> {
     let choice = match reactor {
         None => Choice::Auto,
         Some(ReactorArg::Uring) => Choice::Uring,

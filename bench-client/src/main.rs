@@ -2,11 +2,13 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod child;
 mod crew;
 mod demo;
 mod durable;
 mod fleet;
 mod launch;
+mod limit;
 mod measure;
 mod offline;
 mod plan;
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Fanout(args) => launch::fanout(args),
         Command::Offline(args) => launch::offline(args),
         Command::Storm(args) => launch::storm(args),
+        Command::Limit(args) => limit::limit(&args.command),
         Command::Demo(args) => demo::demo(args),
     };
     match result {

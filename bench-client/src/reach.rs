@@ -33,6 +33,8 @@ pub(crate) fn reach(plan: &Plan, server_pid: Option<u32>) -> anyhow::Result<Opti
     let stream = TcpStream::connect_timeout(&plan.target, PATIENCE).with_context(|| unreachable(plan))?;
     let version = match plan.dialect {
         Dialect::Weir => Ok(server_pid.and_then(version_of_weir)),
+        // It is this very program.
+        Dialect::Bare => Ok(Some(env!("CARGO_PKG_VERSION").to_owned())),
         Dialect::Nats => version_of_nats(&mut Ear::new(stream, nats::parse)),
         Dialect::Mqtt => version_of_mqtt(&mut Ear::new(stream, mqtt::parse), &plan.prefix),
     };
@@ -46,6 +48,7 @@ fn unreachable(plan: &Plan) -> String {
         Dialect::Weir => "is the gateway running? Start one with `weir serve --dev`",
         Dialect::Nats => "is the server running? Start one with `nats-server -c bench-client/peers/nats.conf`",
         Dialect::Mqtt => "is the server running? Start one with `mosquitto -c bench-client/peers/mosquitto.conf`",
+        Dialect::Bare => return format!("cannot connect to {}, where the loop listened when it started", plan.target),
     };
     format!("cannot connect to {}: {start}, or name another with --target", plan.target)
 }

@@ -3,6 +3,7 @@
 
 mod durable;
 mod host;
+mod limit;
 mod phases;
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
@@ -20,7 +21,8 @@ use crate::{
 
 pub(crate) use self::{
     durable::DurableReport,
-    host::Host,
+    host::{Host, driver},
+    limit::{LimitCounts, LimitReport},
     phases::{OfflineReport, StormReport},
 };
 
@@ -43,6 +45,7 @@ pub(crate) struct Report {
     pub(crate) valid: bool,
     pub(crate) invalid_reasons: Vec<String>,
     pub(crate) sent: u64,
+    pub(crate) bytes_per_send: Option<f64>,
     pub(crate) expected: u64,
     pub(crate) received: u64,
     pub(crate) lost: u64,
@@ -105,6 +108,8 @@ pub(crate) struct Load {
     pub(crate) reconnects: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) storm: Option<StormReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) limit: Option<LimitReport>,
 }
 
 /// How often something happened, and what was said the first time.
@@ -153,6 +158,7 @@ impl Report {
             valid: true,
             invalid_reasons: finished.reasons.clone(),
             sent: tally.sent,
+            bytes_per_send: (tally.sends > 0).then(|| tally.send_bytes as f64 / tally.sends as f64),
             expected: settled.expected,
             received: tally.received,
             lost: settled.lost,
@@ -211,6 +217,13 @@ impl Report {
             (0, false) => 2,
             (0, true) => 0,
         }
+    }
+
+    /// Takes what a bare loop said when it ended.
+    pub(crate) fn add_limit(&mut self, limit: LimitReport) {
+        self.invalid_reasons.extend(limit.counts.reasons());
+        self.valid &= self.invalid_reasons.is_empty();
+        self.load.limit = Some(limit);
     }
 
     /// Adds the reasons that follow from the counts, and decides.

@@ -42,6 +42,14 @@ pub(crate) fn rows(report: &Report) -> Vec<(String, String)> {
             report.host.reactor
         ),
     );
+    if let Some(limit) = &report.load.limit {
+        let parked = if limit.counts.parked > 0 {
+            format!(", {} receives waited for a buffer", grouped(limit.counts.parked))
+        } else {
+            String::new()
+        };
+        row("loop", format!("{} on core {}, {} turns{parked}", limit.reactor, limit.core, grouped(limit.counts.turns)));
+    }
     let ceiling = report.load.max_connects_per_s.map_or(String::new(), |max| format!(", of {} at most", grouped(max as u64)));
     row("connected", format!("{} per second{ceiling}", grouped(report.connects_per_s as u64)));
     if report.failed_connects + report.retried_connects + report.dropped_connections > 0 {
@@ -55,7 +63,8 @@ pub(crate) fn rows(report: &Report) -> Vec<(String, String)> {
         row("heartbeats", format!("{sent} sent, {answered} answered{rtt}"));
     }
     if report.sent > 0 {
-        row("sent", format!("{} messages in {:.1} s", grouped(report.sent), report.duration_s));
+        let bytes = report.bytes_per_send.map_or(String::new(), |bytes| format!(" of {bytes:.0} bytes"));
+        row("sent", format!("{} messages{bytes} in {:.1} s", grouped(report.sent), report.duration_s));
         row(
             "received",
             format!(

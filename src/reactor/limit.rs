@@ -56,6 +56,8 @@ pub struct Counts {
     pub overrun: u64,
     /// How often a receive found no buffer, and waited for one (io_uring).
     pub parked: u64,
+    /// How often the kernel was asked for what had happened. What it costs to ask is shared by all that had.
+    pub turns: u64,
 }
 
 impl Counts {
@@ -66,18 +68,20 @@ impl Counts {
             refused: self.refused + other.refused,
             overrun: self.overrun + other.overrun,
             parked: self.parked + other.parked,
+            turns: self.turns + other.turns,
         }
     }
 }
 
-/// Runs a loop on the calling thread, and on one more for [`Loop::Accept`], until it is stopped.
+/// Runs a loop on the calling thread, and on one more for [`Loop::Accept`], until it is stopped. Calls `ready` once it is
+/// built: from then on connections are served.
 ///
 /// # Errors
 /// The kernel refuses what the loop is made of, or what it needs to go on: the process is out of files, for example. A gateway would
 /// wait for better times; a loop that is measured must not.
-pub fn serve(setup: Setup) -> io::Result<Counts> {
+pub fn serve(setup: Setup, ready: impl FnOnce() -> io::Result<()>) -> io::Result<Counts> {
     match setup.kind {
-        Kind::Uring => uring::serve(setup),
-        Kind::Epoll => epoll::serve(setup),
+        Kind::Uring => uring::serve(setup, ready),
+        Kind::Epoll => epoll::serve(setup, ready),
     }
 }

@@ -44,6 +44,9 @@ pub(crate) struct Tally {
     pub(crate) dropped: u64,
     /// SEND frames given to the reactor.
     pub(crate) sent: u64,
+    /// The same with those that were repeated, and the bytes of all of them, with everything that the protocol adds.
+    pub(crate) sends: u64,
+    pub(crate) send_bytes: u64,
     /// Different intact messages that came to whom they were meant for.
     pub(crate) received: u64,
     /// Those of them that came before the end of the sending phase.
@@ -82,6 +85,8 @@ impl Tally {
         self.retried += other.retried;
         self.dropped += other.dropped;
         self.sent += other.sent;
+        self.sends += other.sends;
+        self.send_bytes += other.send_bytes;
         self.received += other.received;
         self.received_in_phase += other.received_in_phase;
         self.duplicated += other.duplicated;

@@ -260,6 +260,7 @@ impl<S: Scenario> World<S> {
                     Dialect::Weir => self.take_frames((worker, conn.slot), chunk.as_slice()),
                     Dialect::Nats => self.take_lines((worker, conn.slot), chunk.as_slice()),
                     Dialect::Mqtt => self.take_packets((worker, conn.slot), chunk.as_slice()),
+                    Dialect::Bare => unreachable!("a loop is no gateway: its tests have one of their own"),
                 }
                 self.fleets[worker].handle(self.now, Input::Sent { conn, chunk });
             }

@@ -102,8 +102,8 @@ impl Net {
         self.plan.put_channel(destination, &mut self.channel);
         let (channel, payload) = (self.channel.as_str(), self.payload.as_slice());
         let (link, pool) = (&mut self.links[local as usize], &mut self.pool);
-        self.queued_bytes += match self.plan.dialect {
-            Dialect::Weir => {
+        let bytes = match self.plan.dialect {
+            Dialect::Weir | Dialect::Bare => {
                 let send = SendRef {
                     channel,
                     client_msg_id,
@@ -118,6 +118,9 @@ impl Net {
             Dialect::Nats => append(link, pool, |out| nats::put_publish(channel, payload, out)),
             Dialect::Mqtt => append(link, pool, |out| mqtt::put_publish(channel, payload, out)),
         };
+        self.queued_bytes += bytes;
+        self.outcome.tally.sends += 1;
+        self.outcome.tally.send_bytes += bytes as u64;
         self.touch(local, now);
     }
 

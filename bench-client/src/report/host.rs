@@ -30,10 +30,6 @@ impl Host {
         let kernel =
             nix::sys::utsname::uname().map_or_else(|_| "unknown".into(), |name| name.release().to_string_lossy().into_owned());
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-        let reactor = match kind {
-            Kind::Uring => "uring",
-            Kind::Epoll => "epoll",
-        };
         let (open_files, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, 0));
         Host {
             kernel,
@@ -42,8 +38,16 @@ impl Host {
             sysctls: sysctls(),
             git: env!("BENCH_GIT"),
             command: command_line(std::env::args()),
-            reactor,
+            reactor: driver(kind),
         }
+    }
+}
+
+/// What a driver is called.
+pub(crate) fn driver(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Uring => "uring",
+        Kind::Epoll => "epoll",
     }
 }
 

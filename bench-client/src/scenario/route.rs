@@ -26,6 +26,8 @@ use crate::{
 pub(crate) enum Peers {
     /// 0 ↔ 1, 2 ↔ 3, …
     Pairs,
+    /// Each to itself, by way of an echo.
+    Own,
     /// Slot `k` of client `i` goes to client `i + offsets[k]`, modulo the active ones: random, and known to both ends.
     Random { offsets: Vec<u32> },
 }
@@ -46,7 +48,7 @@ impl Peers {
 
     fn slots(&self) -> u32 {
         match self {
-            Peers::Pairs => 1,
+            Peers::Pairs | Peers::Own => 1,
             Peers::Random { offsets } => offsets.len() as u32,
         }
     }
@@ -55,6 +57,7 @@ impl Peers {
     fn receiver(&self, client: u32, slot: u32, active: u32) -> u32 {
         match self {
             Peers::Pairs => client ^ 1,
+            Peers::Own => client,
             Peers::Random { offsets } => (client + offsets[slot as usize]) % active,
         }
     }
@@ -63,6 +66,7 @@ impl Peers {
     fn sender(&self, client: u32, slot: u32, active: u32) -> u32 {
         match self {
             Peers::Pairs => client ^ 1,
+            Peers::Own => client,
             Peers::Random { offsets } => (client + active - offsets[slot as usize]) % active,
         }
     }
@@ -84,7 +88,7 @@ impl RouteConfig {
     pub(crate) fn active(&self, plan: &Plan) -> u32 {
         match self.peers {
             Peers::Pairs => plan.active & !1,
-            Peers::Random { .. } => plan.active,
+            Peers::Own | Peers::Random { .. } => plan.active,
         }
     }
 }

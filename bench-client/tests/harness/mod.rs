@@ -32,14 +32,20 @@ pub(crate) fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Runs bench-client against a target, and gives its exit status and its result.
-pub(crate) fn result(target: &str, args: &[&str]) -> (i32, Value) {
+/// Runs bench-client, and gives its exit status and its result.
+pub(crate) fn measured(args: &[&str]) -> (i32, Value) {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let path = file.path().to_str().expect("text");
-    let output = bench(&[args, &["--target", target, "--json", path]].concat());
+    let output = bench(&[args, &["--json", path]].concat());
     let json = std::fs::read_to_string(path).expect("the result");
     let object = serde_json::from_str(&json).unwrap_or_else(|cause| panic!("{cause}: {}", text(&output)));
     (code(&output), object)
+}
+
+/// The same against a target.
+#[allow(dead_code, reason = "each program of tests uses a part of this file")]
+pub(crate) fn result(target: &str, args: &[&str]) -> (i32, Value) {
+    measured(&[args, &["--target", target]].concat())
 }
 
 pub(crate) fn assert_exact(object: &Value) {

@@ -88,8 +88,11 @@ fn check_present(object: &Value, row: &Row, made: Made) {
             "any" => continue,
             "always" | "in it" => true,
             "route" | "fanout" | "offline" | "storm" => row.when == scenario,
-            "route, offline, storm, closed loop" => ["route", "offline", "storm"].contains(&scenario) && !made.open_loop,
-            "fanout, closed loop" => scenario == "fanout" && !made.open_loop,
+            "limit" => scenario.starts_with("limit-"),
+            "route, limit-echo, offline, storm, closed loop" => {
+                ["route", "limit-echo", "offline", "storm"].contains(&scenario) && !made.open_loop
+            }
+            "fanout, limit-fanout, closed loop" => ["fanout", "limit-fanout"].contains(&scenario) && !made.open_loop,
             "open loop" => made.open_loop,
             "ramp rate" => made.ramp_rate,
             "--server-pid" => made.server_pid,

@@ -56,22 +56,28 @@ fn drive(mut rig: Rig, mut bare: impl Bare) -> io::Result<Counts> {
 }
 
 /// Runs a loop.
-pub(super) fn serve(setup: Setup) -> io::Result<Counts> {
+pub(super) fn serve(setup: Setup, ready: impl FnOnce() -> io::Result<()>) -> io::Result<Counts> {
     let Setup { what, listener, connections, stop, .. } = setup;
+    let rig = Rig::new(Some(listener), connections, &stop)?;
     match what {
-        Loop::Echo => drive(Rig::new(Some(listener), connections, &stop)?, Echo::new(None)),
-        Loop::Fanout => drive(Rig::new(Some(listener), connections, &stop)?, Fanout::new()),
+        Loop::Echo => {
+            ready()?;
+            drive(rig, Echo::new(None))
+        }
+        Loop::Fanout => {
+            ready()?;
+            drive(rig, Fanout::new())
+        }
         Loop::Accept => {
             // Bounded by the connections that there may be: each message is one.
             let (leave, arrive) = channel();
             let bell = Arc::new(Bell::new()?);
-            let (stop_echo, bell_of_echo) = (stop.try_clone()?, Arc::clone(&bell));
-            let echo = thread::Builder::new().name("echo".into()).spawn(move || {
-                let rig = Rig::new(None, connections, &stop_echo)?;
-                rig.hear(bell_of_echo.as_fd())?;
-                drive(rig, Echo::new(Some(arrive)))
-            })?;
-            let counts = drive(Rig::new(Some(listener), connections, &stop)?, Doorman::new(leave, bell))?;
+            let rig_of_echo = Rig::new(None, connections, &stop)?;
+            rig_of_echo.hear(bell.as_fd())?;
+            let echo = thread::Builder::new().name("echo".into());
+            let echo = echo.spawn(move || drive(rig_of_echo, Echo::new(Some(arrive))))?;
+            ready()?;
+            let counts = drive(rig, Doorman::new(leave, bell))?;
             let echoed = echo.join().unwrap_or_else(|_| Err(io::Error::other("the thread that echoes panicked")));
             Ok(counts.and(echoed?))
         }

@@ -82,15 +82,17 @@ impl<B: Bare> Driven<B> {
 }
 
 /// Runs a loop.
-pub(super) fn serve(setup: Setup) -> io::Result<Counts> {
+pub(super) fn serve(setup: Setup, ready: impl FnOnce() -> io::Result<()>) -> io::Result<Counts> {
     let Setup { what, listener, connections, stop, .. } = setup;
     match what {
         Loop::Echo => {
             let rig = Rig::new(Some(listener), connections, stop, Receiving::Many)?;
+            ready()?;
             Driven { rig, bare: Echo::new(connections) }.drive()
         }
         Loop::Fanout => {
             let rig = Rig::new(Some(listener), connections, stop, Receiving::Many)?;
+            ready()?;
             Driven { rig, bare: Fanout::new(connections) }.drive()
         }
         Loop::Accept => {
@@ -105,6 +107,7 @@ pub(super) fn serve(setup: Setup) -> io::Result<Counts> {
             let join = || echo.join().unwrap_or_else(|_| Err(io::Error::other("the thread that echoes panicked")));
             let Ok(ring) = told.recv() else { return join() };
             let rig = Rig::new(Some(listener), connections, stop, Receiving::Once)?;
+            ready()?;
             let counts = Driven { rig, bare: Doorman::new(ring, connections) }.drive()?;
             Ok(counts.and(join()?))
         }

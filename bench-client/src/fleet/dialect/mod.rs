@@ -6,11 +6,13 @@
 //! | `weir` | Weir's frames, and what a fleet makes of them |
 //! | `nats`, `mqtt` | bytes ↔ [`Event`]s of another protocol: pure, without a connection or a state |
 //! | `peer` | what a fleet makes of these events |
+//! | `bare` | what a fleet makes of its own frames when they come back from a loop that knows no frames |
 //!
 //! What holds for all of them is not here: `session` makes a client ready, has it send PINGs and ends it, `Net` stamps messages and
 //! checks them, scenarios say who sends to whom.
 #![forbid(unsafe_code)]
 
+mod bare;
 pub(crate) mod mqtt;
 pub(crate) mod nats;
 mod peer;
@@ -31,9 +33,12 @@ pub(crate) enum Dialect {
     Weir,
     Nats,
     Mqtt,
+    /// Weir's frames, to a loop that carries them and knows nothing of them (`limit`).
+    Bare,
 }
 
 impl Dialect {
+    /// Those of servers that are there already. The bare loops are started by `limit` alone.
     pub(crate) const ALL: [Dialect; 3] = [Dialect::Weir, Dialect::Nats, Dialect::Mqtt];
 
     /// Its name, which is the scheme of `--target` too.
@@ -42,13 +47,14 @@ impl Dialect {
             Dialect::Weir => "weir",
             Dialect::Nats => "nats",
             Dialect::Mqtt => "mqtt",
+            Dialect::Bare => "limit",
         }
     }
 
     /// What a client's own channel is called, in front of the client's name.
     pub(crate) fn user_prefix(self) -> &'static str {
         match self {
-            Dialect::Weir | Dialect::Mqtt => "user/",
+            Dialect::Weir | Dialect::Mqtt | Dialect::Bare => "user/",
             Dialect::Nats => "user.",
         }
     }
@@ -56,7 +62,7 @@ impl Dialect {
     /// What a group's channel is called, in front of the group's name.
     pub(crate) fn group_prefix(self) -> &'static str {
         match self {
-            Dialect::Weir | Dialect::Mqtt => "group/",
+            Dialect::Weir | Dialect::Mqtt | Dialect::Bare => "group/",
             Dialect::Nats => "group.",
         }
     }
@@ -65,14 +71,14 @@ impl Dialect {
     pub(crate) fn names_senders(self) -> bool {
         match self {
             Dialect::Weir => true,
-            Dialect::Nats | Dialect::Mqtt => false,
+            Dialect::Nats | Dialect::Mqtt | Dialect::Bare => false,
         }
     }
 
     /// The characters that have a meaning of their own in the names of channels.
     pub(crate) fn reserved(self) -> &'static [char] {
         match self {
-            Dialect::Weir => &[],
+            Dialect::Weir | Dialect::Bare => &[],
             Dialect::Nats => &[' ', '.', '*', '>'],
             Dialect::Mqtt => &['+', '#'],
         }
@@ -171,7 +177,8 @@ impl<S: Scenario> Fleet<S> {
     /// Says what a client says first on a new connection.
     pub(super) fn log_in(&mut self, local: u32, now: Tick) {
         match self.net.plan.dialect {
-            Dialect::Weir => self.weir_log_in(local, now),
+            // A loop does not know what it is, only that it is the first that comes, and sends it back.
+            Dialect::Weir | Dialect::Bare => self.weir_log_in(local, now),
             // The server speaks first.
             Dialect::Nats => {}
             Dialect::Mqtt => self.mqtt_log_in(local, now),
@@ -184,6 +191,7 @@ impl<S: Scenario> Fleet<S> {
             Dialect::Weir => self.frames(local, bytes, now),
             Dialect::Nats => self.events(local, bytes, now, nats::parse),
             Dialect::Mqtt => self.events(local, bytes, now, mqtt::parse),
+            Dialect::Bare => self.echoes(local, bytes, now),
         }
     }
 
@@ -193,13 +201,14 @@ impl<S: Scenario> Fleet<S> {
             Dialect::Weir => self.weir_ping(local, now),
             Dialect::Nats => self.peer_ping(local, nats::PING, now),
             Dialect::Mqtt => self.peer_ping(local, mqtt::PINGREQ, now),
+            Dialect::Bare => unreachable!("a loop has no heartbeats: see `echoes`"),
         }
     }
 
     /// Says that a client is about to end its connection, where the server would take it for lost otherwise.
     pub(super) fn take_leave(&mut self, local: u32, now: Tick) {
         match self.net.plan.dialect {
-            Dialect::Weir | Dialect::Nats => {}
+            Dialect::Weir | Dialect::Nats | Dialect::Bare => {}
             Dialect::Mqtt => self.net.put(local, now, |out| out.extend_from_slice(mqtt::DISCONNECT)),
         }
     }

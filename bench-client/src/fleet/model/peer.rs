@@ -10,7 +10,7 @@ impl<S: Scenario> World<S> {
     /// A connection is up.
     pub(super) fn greet(&mut self, peer: Peer) {
         match self.dialect() {
-            Dialect::Weir | Dialect::Mqtt => {}
+            Dialect::Weir | Dialect::Mqtt | Dialect::Bare => {}
             Dialect::Nats => self.say(peer, b"INFO {\"version\":\"2.9.10\",\"max_payload\":1048576}\r\n"),
         }
     }

@@ -87,6 +87,7 @@ impl Rig {
 
     /// Waits for edges, and gives their number.
     pub(super) fn wait(&mut self) -> io::Result<usize> {
+        self.counts.turns += 1;
         match self.poll.wait(&mut self.edges, EpollTimeout::NONE) {
             Err(Errno::EINTR) => Ok(0),
             result => Ok(result?),

@@ -123,6 +123,7 @@ impl Rig {
             let slot = self.parked.pop().expect("they were counted");
             self.receive(slot);
         }
+        self.counts.turns += 1;
         self.ring.submit_and_wait(Wait::Forever)
     }
 

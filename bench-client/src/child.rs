@@ -1,0 +1,111 @@
+//! A server that this program starts: it says where it listens, and does not outlive its value here.
+#![forbid(unsafe_code)]
+
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::bail;
+
+use crate::signals::Signals;
+
+/// A server is up after this long, or not at all.
+const START_DEADLINE: Duration = Duration::from_secs(10);
+/// How often signals and the child are looked at while one is waited for.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The server's process.
+pub(crate) struct Server {
+    child: Child,
+    /// What it writes to standard output, once somebody listens.
+    lines: Option<Receiver<String>>,
+}
+
+impl Server {
+    /// Starts the program. To be called before signals are blocked, because a child inherits what is blocked.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn start(command: &mut Command) -> std::io::Result<Server> {
+        // Ctrl-C is for us: we stop the server in good order.
+        let child = command.stdout(Stdio::piped()).process_group(0).spawn()?;
+        Ok(Server { child, lines: None })
+    }
+
+    /// The address behind `announcement` on the first line that begins so.
+    ///
+    /// # Errors
+    /// It did not start, and says why itself; or we are to stop.
+    pub(crate) fn announced(&mut self, announcement: &str, signals: &Signals) -> anyhow::Result<String> {
+        let output = self.child.stdout.take().expect("standard output is a pipe");
+        let (sender, lines) = mpsc::channel();
+        // Reads on to the end, so that the server never waits for us to take its output. A thread, so that it begins with the signals
+        // blocked: one that blocks nothing would die of them, and the whole process with it.
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let lines = self.lines.insert(lines);
+        let deadline = Instant::now() + START_DEADLINE;
+        loop {
+            if signals.interrupted() {
+                bail!("interrupted while the server was starting");
+            }
+            match lines.recv_timeout(LOOK) {
+                Ok(line) => {
+                    if let Some(address) = line.strip_prefix(announcement) {
+                        return Ok(address.trim().to_owned());
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    bail!("the server did not start; its own words are above");
+                }
+            }
+        }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its standard input, if that is a pipe.
+    pub(crate) fn take_input(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
+    }
+
+    /// What else it said until its end. To be called when it has ended.
+    pub(crate) fn last_words(&self) -> Vec<String> {
+        self.lines.iter().flatten().collect()
+    }
+
+    /// How it ended; `None` if it did not in this time.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub(crate) fn wait(&mut self, time: Duration) -> std::io::Result<Option<ExitStatus>> {
+        let begun = Instant::now();
+        loop {
+            let status = self.child.try_wait()?;
+            if status.is_some() || begun.elapsed() > time {
+                return Ok(status);
+            }
+            thread::sleep(LOOK / 2);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
