@@ -139,3 +139,47 @@ fn a_damaged_log_is_refused_and_a_repair_lets_it_serve() {
     assert!(out.contains("a repair left out the sequences up to 1048586"), "{out}");
     drop(serve(&dir));
 }
+
+/// The database's own file of four bytes, without which nothing opens.
+#[test]
+fn a_lost_version_file_costs_nothing_else() {
+    let folder = folder();
+    let dir = folder.path().join("data");
+    fill(&dir);
+    let version = dir.join("log/version");
+    let is = fs::read(&version).unwrap();
+    let remove = |version: &Path| fs::remove_file(version).unwrap();
+    let damage: [&dyn Fn(&Path); 4] =
+        [&remove, &|version| fs::write(version, "").unwrap(), &|version| fs::write(version, "FJL\x02").unwrap(), &|version| {
+            fs::remove_file(version).unwrap();
+            fs::create_dir(version).unwrap();
+        }];
+    for (number, damage) in damage.into_iter().enumerate() {
+        damage(&version);
+        for command in [&SERVE[..], &["log", "inspect"], &["log", "dump", "user/bob"]] {
+            let (code, _, err) = run(command, &dir);
+            assert!(code == 1 && err.contains("log/version: ") && err.contains("the database's format"), "{number}: {err}");
+            assert!(err.contains("weir log repair --data "), "{number}: {err}");
+        }
+        let (code, out, _) = run(&["log", "verify"], &dir);
+        assert!(code == 1 && out.contains("log/version: ") && out.contains("weir log repair --data "), "{number}: {out}");
+        let (code, out, err) = run(&["log", "repair"], &dir);
+        assert!(code == 0 && out.contains("written again") && out.contains("nothing is lost"), "{number}: {out}{err}");
+        assert_eq!(fs::read(&version).unwrap(), is);
+        let (code, out, _) = run(&["log", "verify"], &dir);
+        assert!(code == 0 && out.contains("all is well: 2 channels, 12 messages"), "{number}: {out}");
+        let (_, out, _) = run(&["log", "inspect"], &dir);
+        assert!(!out.contains("a repair left out"), "{number}: sequences go on as before: {out}");
+    }
+    // With other damage too, the other repairs follow.
+    remove(&version);
+    let journal = fs::File::options().write(true).open(dir.join("log/0.jnl")).unwrap();
+    let used = fs::read(dir.join("log/0.jnl")).unwrap().iter().rposition(|byte| *byte != 0).unwrap() as u64;
+    journal.set_len(used - 1).unwrap();
+    let (code, out, err) = run(&["log", "repair"], &dir);
+    assert!(code == 0 && out.contains("written again") && out.contains("commit 12 is lost"), "{out}{err}");
+    // Without the database there is nothing to be written again.
+    fs::remove_dir_all(dir.join("log")).unwrap();
+    let (code, _, err) = run(&SERVE, &dir);
+    assert!(code == 1 && err.contains("data/log: the database is missing") && err.contains("backup"), "{err}");
+}

@@ -2,7 +2,12 @@
 //! what was written. The database itself does not check the former, and cuts the latter.
 #![forbid(unsafe_code)]
 
-use std::{fmt, fs, io, path::Path};
+use std::{
+    fmt,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
 
 use super::{
     journal::{self, Journal, Trouble},
@@ -11,7 +16,7 @@ use super::{
 
 /// The database's own keyspace, and ours.
 const KEYSPACES: u64 = 4;
-/// The database's files beside them.
+/// The database's file beside them that says which format the others have; always the same.
 const VERSION: &[u8] = b"FJL\x03";
 
 /// What was found in the files.
@@ -60,28 +65,69 @@ impl Report {
 /// A file cannot be read.
 pub(super) fn look(folder: &Path) -> io::Result<Report> {
     let mut report = Report { wrong: Vec::new(), journals: Vec::new(), tables: Vec::new() };
-    let version = folder.join("version");
-    match fs::read(&version) {
-        Ok(bytes) if bytes == VERSION => {}
-        Ok(_) => report.wrong.push(Wrong { file: version, what: "this is not what was written" }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            report.wrong.push(Wrong { file: version, what: "the file is missing" });
-            return Ok(report);
-        }
-        Err(error) => return Err(error),
+    if let Some(wrong) = look_at_version(folder)? {
+        report.wrong.push(wrong);
+    }
+    if !folder.exists() {
+        return Ok(report);
     }
     for keyspace in 0..KEYSPACES {
         let keyspace = folder.join("keyspaces").join(keyspace.to_string());
-        match tables::list(&keyspace)? {
+        match tables::list(&keyspace).map_err(named(&keyspace))? {
             Ok(tables) => report.tables.extend(tables),
             Err(wrong) => report.wrong.push(wrong),
         }
     }
     for table in &report.tables {
-        report.wrong.extend(table.look_at_contents()?.err());
+        report.wrong.extend(table.look_at_contents().map_err(named(&table.path))?.err());
     }
     report.journals = journal::read_all(folder)?;
     Ok(report)
+}
+
+fn version_file(folder: &Path) -> PathBuf {
+    folder.join("version")
+}
+
+/// What is wrong with the file that says the database's format.
+fn look_at_version(folder: &Path) -> io::Result<Option<Wrong>> {
+    let file = version_file(folder);
+    let what = match fs::read(&file) {
+        Ok(bytes) if bytes == VERSION => return Ok(None),
+        Ok(_) => "this is not what was written; it only names the database's format, and a repair writes it again",
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(named(&file)(error)),
+        Err(_) if !folder.exists() => return Ok(Some(Wrong { file: folder.to_path_buf(), what: "the database is missing" })),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            "the file is missing; it only names the database's format, and a repair writes it again"
+        }
+        Err(_) => "this cannot be read; it only names the database's format, and a repair writes it again",
+    };
+    Ok(Some(Wrong { file, what }))
+}
+
+/// Writes the file that says the database's format, if it is not as it should be, and sets aside what is in its place. Says whether it
+/// did.
+///
+/// # Errors
+/// It cannot be written.
+pub(super) fn restore_version(folder: &Path, set_aside: &Path) -> io::Result<bool> {
+    if !folder.exists() || look_at_version(folder)?.is_none() {
+        return Ok(false);
+    }
+    let file = version_file(folder);
+    if file.exists() {
+        fs::rename(&file, set_aside.join("version"))?;
+    }
+    fs::write(&file, VERSION)?;
+    File::open(&file)?.sync_all()?;
+    File::open(folder)?.sync_all()?;
+    Ok(true)
+}
+
+/// Says which file an error is about.
+fn named(file: &Path) -> impl FnOnce(io::Error) -> io::Error + use<> {
+    let file = file.to_path_buf();
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", file.display()))
 }
 
 impl fmt::Display for Report {

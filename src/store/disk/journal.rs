@@ -76,7 +76,8 @@ pub(super) fn read_all(folder: &Path) -> io::Result<Vec<Journal>> {
     let last = numbered.last().map(|(number, _)| *number);
     for (number, path) in numbered {
         let before = journals.iter().rev().find_map(|journal| Some((journal.commits?.1, journal.last_seqno)));
-        let mut journal = read(path, before)?;
+        let named = format!("{}: ", path.display());
+        let mut journal = read(path, before).map_err(|error| io::Error::new(error.kind(), named + &error.to_string()))?;
         // All but the newest were synced whole.
         if Some(number) != last && journal.trouble == Some(Trouble::Unfinished) {
             journal.trouble = Some(Trouble::Damaged);

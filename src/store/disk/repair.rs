@@ -54,6 +54,9 @@ pub fn repair(dir: &Path, options: &Options) -> Result<Repaired, OpenError> {
     if witness.is_none() {
         repair.steps.push("the witness could not be read: nobody can tell whether more is missing".to_owned());
     }
+    if repair.restore_version(witness.is_some())? {
+        return Ok(Repaired { steps: repair.steps, set_aside: repair.set_aside });
+    }
     repair.guard()?;
     let report = check::look(&repair.folder.database()).map_err(failed("look through", &repair.folder.database()))?;
     if !(report.wrong.is_empty() && repair.in_place(&report)?) {
@@ -81,6 +84,21 @@ impl Repair<'_> {
             Ok(bytes) if is_format(&bytes) => self.folder.is_made().map(|_| ()),
             Ok(_) | Err(_) => fs::write(&path, FORMAT).map_err(failed("write", &path)),
         }
+    }
+
+    /// Writes the file again that says the database's format. Says whether that was all.
+    fn restore_version(&mut self, has_witness: bool) -> Result<bool, OpenError> {
+        let database = self.folder.database();
+        let restored = check::restore_version(&database, &self.set_aside);
+        if !restored.map_err(failed("write the version of", &database))? {
+            return Ok(false);
+        }
+        self.steps.push(format!("{}: written again, it only names the database's format", database.join("version").display()));
+        let is_whole = has_witness && verify_folder(&self.folder)?.findings.is_empty();
+        if is_whole {
+            self.steps.push("nothing else is wrong, and nothing is lost".to_owned());
+        }
+        Ok(is_whole)
     }
 
     /// Copies a file to what is set aside.
