@@ -20,6 +20,10 @@ build: ## build weir and bench-client for use (target/release)
 demo: build ## show it: 2,000 clients on 4 shards for about 20 seconds, every message checked
 	"$${CARGO_TARGET_DIR:-target}/release/bench-client" demo
 
+.PHONY: million
+million: build ## a million connections on this machine: says first what it takes; ARGS="--connections 100000 --plan"
+	"$${CARGO_TARGET_DIR:-target}/release/bench-client" million $(ARGS)
+
 .PHONY: test
 test: ## run every test there is, and count them
 	@tests/all

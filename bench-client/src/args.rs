@@ -2,13 +2,15 @@
 #![forbid(unsafe_code)]
 
 mod limit;
+mod million;
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::limit::{
-    LimitAcceptArgs, LimitArgs, LimitCommand, LimitEchoArgs, LimitFanoutArgs, LimitServeArgs, LimitServer, What,
+pub(crate) use self::{
+    limit::{LimitAcceptArgs, LimitArgs, LimitCommand, LimitEchoArgs, LimitFanoutArgs, LimitServeArgs, LimitServer, What},
+    million::MillionArgs,
 };
 use crate::verify::PAYLOAD_BYTES_MIN;
 
@@ -40,6 +42,8 @@ pub(crate) enum Command {
     Storm(StormArgs),
     /// Measures the bare loops that bound every gateway here: no protocol, no sessions, the same load.
     Limit(LimitArgs),
+    /// Starts a gateway, and shows what it does with a million connections. This is `make million`.
+    Million(MillionArgs),
     /// Starts a gateway and shows what it does, in about 20 seconds. This is `make demo`.
     Demo(DemoArgs),
 }

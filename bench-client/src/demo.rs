@@ -43,7 +43,7 @@ const ANNOUNCEMENT: &str = "weir: listening on ";
 /// # Errors
 /// There is no result.
 pub(crate) fn demo(args: &DemoArgs) -> Result<u8, Failure> {
-    let mut gateway = start(&program(args)?, args.reactor)?;
+    let mut gateway = start(&program(args.weir.as_deref())?, args.reactor)?;
     let signals = launch::block_signals()?;
     let target = gateway.announced(ANNOUNCEMENT, &signals)?;
     println!("A gateway with {SHARDS} shards listens on {}; {CLIENTS} clients connect to it.", target);
@@ -53,7 +53,11 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8, Failure> {
             Subcommand::Route(route) => launch::route_report(&route, &signals),
             Subcommand::Fanout(fanout) => launch::fanout_report(&fanout, &signals),
             Subcommand::Offline(offline) => offline::report(&offline, &signals),
-            Subcommand::Connect(_) | Subcommand::Storm(_) | Subcommand::Limit(_) | Subcommand::Demo(_) => {
+            Subcommand::Connect(_)
+            | Subcommand::Storm(_)
+            | Subcommand::Limit(_)
+            | Subcommand::Million(_)
+            | Subcommand::Demo(_) => {
                 unreachable!("the commands are constants")
             }
         }?;
@@ -70,9 +74,9 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8, Failure> {
 }
 
 /// The gateway's program.
-fn program(args: &DemoArgs) -> anyhow::Result<PathBuf> {
-    if let Some(path) = &args.weir {
-        return Ok(path.clone());
+pub(crate) fn program(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(path) = named {
+        return Ok(path.to_path_buf());
     }
     let beside = env::current_exe().context("this program's own place is not known")?.with_file_name("weir");
     if !beside.exists() {

@@ -26,7 +26,7 @@ use crate::{
     offline,
     plan::{self, Plan},
     report::{Load, Report, StormReport},
-    run::{self, RunConfig},
+    run::{self, Leg, RunConfig},
     scenario::{
         Books, Scenario,
         connect::{Connect, ConnectBooks},
@@ -93,7 +93,8 @@ pub(crate) fn connect(args: &ConnectArgs) -> Result<u8, Failure> {
         returns: false,
     };
     let (plan, kind) = plan_for(&args.common, wanted)?;
-    let config = RunConfig { goes_on_without_all: true, owed: Owed::default(), ..run_config("connect", kind, &args.common) };
+    let mut config = RunConfig { goes_on_without_all: true, ..run_config("connect", kind, &args.common) };
+    config.leg.owed = Owed::default();
     let load = Load { max_connects_per_s: args.max_rate, ..Load::default() };
     finish(&args.common, measure(plan, &config, load, &ConnectBooks, &block_signals()?, |_, _| Connect)?)
 }
@@ -153,7 +154,7 @@ pub(crate) fn storm(args: &StormArgs) -> Result<u8, Failure> {
         jitter_ms: args.jitter_ms,
     };
     let mut config = run_config("storm", kind, &args.common);
-    config.owed.answers = true;
+    config.leg.owed.answers = true;
     let signals = block_signals()?;
     let finished = run::run(plan.clone(), &config, &signals, |plan, worker| Storm::new(storm, plan, worker))?;
     let settled = storm.settle(&plan, &finished.ledgers);
@@ -220,7 +221,7 @@ pub(crate) fn fanout_report(args: &FanoutArgs, signals: &Signals) -> Result<Repo
         ..Load::default()
     };
     let mut config = with_answers(run_config("fanout", kind, &args.common), &args.durable);
-    config.owed.deliveries_per_message = members.into();
+    config.leg.owed.deliveries_per_message = members.into();
     measure(plan, &config, load, &*fanout, signals, |plan, worker| Fanout::new(Arc::clone(&fanout), plan, worker))
 }
 
@@ -233,12 +234,15 @@ pub(crate) fn run_config(scenario: &'static str, kind: Kind, common: &Common) ->
     RunConfig {
         scenario,
         kind,
-        duration: common.duration,
         drain: common.drain,
         server_pid: common.server_pid,
-        owed: Owed { deliveries_per_message: 1, ..Owed::default() },
-        ends_when_done: false,
         goes_on_without_all: false,
+        leg: Leg {
+            duration: common.duration,
+            owed: Owed { deliveries_per_message: 1, ..Owed::default() },
+            ends_when_done: false,
+        },
+        later: Vec::new(),
     }
 }
 
@@ -256,7 +260,7 @@ fn wanted(connections: u32, active: u32, payload: &Payload, durable: &DurableArg
 }
 
 fn with_answers(mut config: RunConfig, durable: &DurableArgs) -> RunConfig {
-    config.owed.answers = durable.durable;
+    config.leg.owed.answers = durable.durable;
     config
 }
 

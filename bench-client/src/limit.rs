@@ -93,7 +93,7 @@ fn fanout(args: &LimitFanoutArgs) -> Result<u8, Failure> {
     let mut bare = BareLoop::start(What::Fanout, &args.common, &args.server, args.members)?;
     let signals = block_signals()?;
     let (plan, mut config) = bare.plan(&signals, wanted(args.members, 1, args.payload.bytes))?;
-    config.owed.deliveries_per_message = args.members.into();
+    config.leg.owed.deliveries_per_message = args.members.into();
     let fanout = Arc::new(FanoutConfig { groups: 1, publishers: 1, window: args.window, rate: args.rate, is_durable: false });
     let load = Load { window: args.rate.is_none().then_some(args.window), planned_rate_per_s: args.rate, ..Load::default() };
     let report = measure(plan, &config, load, &*fanout, &signals, |plan, worker| Fanout::new(Arc::clone(&fanout), plan, worker))?;
@@ -105,7 +105,7 @@ fn accept(args: &LimitAcceptArgs) -> Result<u8, Failure> {
     let signals = block_signals()?;
     let wanted = Wanted { connect_rate: args.max_rate, ..wanted(args.connections, 0, crate::verify::PAYLOAD_BYTES_MIN) };
     let (plan, mut config) = bare.plan(&signals, wanted)?;
-    (config.goes_on_without_all, config.owed) = (true, Owed::default());
+    (config.goes_on_without_all, config.leg.owed) = (true, Owed::default());
     let load = Load { max_connects_per_s: args.max_rate, ..Load::default() };
     let report = measure(plan, &config, load, &ConnectBooks, &signals, |_, _| Connect)?;
     bare.finish(report)

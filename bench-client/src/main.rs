@@ -10,6 +10,7 @@ mod fleet;
 mod launch;
 mod limit;
 mod measure;
+mod million;
 mod offline;
 mod plan;
 mod progress;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Command::Offline(args) => launch::offline(args),
         Command::Storm(args) => launch::storm(args),
         Command::Limit(args) => limit::limit(&args.command),
+        Command::Million(args) => million::million(args),
         Command::Demo(args) => demo::demo(args),
     };
     match result {

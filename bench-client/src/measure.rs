@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     time::{Duration, Instant},
 };
@@ -86,6 +87,81 @@ pub(crate) fn anonymous_bytes(pid: u32) -> io::Result<u64> {
     Ok(kib * 1024)
 }
 
+/// What the kernel could give to programs, in bytes (`MemAvailable` of `/proc/meminfo`).
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn available_bytes() -> io::Result<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    let kib = kib_of(&meminfo, "MemAvailable:").ok_or_else(|| io::Error::other("/proc/meminfo has no MemAvailable"))?;
+    Ok(kib * 1024)
+}
+
+/// Memory that is in use at a moment: this process's own, the server's, and the kernel's for the whole machine.
+#[derive(Clone, Debug)]
+pub(crate) struct MemoryProbe {
+    server: Option<u32>,
+    server_bytes: u64,
+    client_bytes: u64,
+    kernel_bytes: u64,
+    slabs: BTreeMap<String, u64>,
+}
+
+/// What was used more at a later moment, in bytes. What the kernel used more may be for others: it counts for the machine.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MemoryGrowth {
+    pub(crate) server_bytes: Option<i64>,
+    pub(crate) client_bytes: i64,
+    /// `Slab` of `/proc/meminfo`: sockets and what hangs on them, of both ends.
+    pub(crate) kernel_bytes: i64,
+    /// By cache of `/proc/slabinfo`, largest first; empty where that may not be read.
+    pub(crate) slabs: Vec<(String, i64)>,
+}
+
+impl MemoryProbe {
+    /// What cannot be read counts as nothing.
+    pub(crate) fn now(server: Option<u32>) -> MemoryProbe {
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        MemoryProbe {
+            server,
+            server_bytes: server.and_then(|pid| anonymous_bytes(pid).ok()).unwrap_or(0),
+            client_bytes: anonymous_bytes(std::process::id()).unwrap_or(0),
+            kernel_bytes: kib_of(&meminfo, "Slab:").unwrap_or(0) * 1024,
+            slabs: slabs(&fs::read_to_string("/proc/slabinfo").unwrap_or_default()),
+        }
+    }
+
+    /// How much more is in use now.
+    pub(crate) fn growth(&self) -> MemoryGrowth {
+        let now = MemoryProbe::now(self.server);
+        let more = |now: u64, then: u64| now as i64 - then as i64;
+        let mut slabs: Vec<(String, i64)> = now
+            .slabs
+            .iter()
+            .map(|(name, bytes)| (name.clone(), more(*bytes, self.slabs.get(name).copied().unwrap_or(0))))
+            .collect();
+        slabs.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        MemoryGrowth {
+            server_bytes: self.server.map(|_| more(now.server_bytes, self.server_bytes)),
+            client_bytes: more(now.client_bytes, self.client_bytes),
+            kernel_bytes: more(now.kernel_bytes, self.kernel_bytes),
+            slabs,
+        }
+    }
+}
+
+/// Bytes of the objects in use in each of the kernel's caches.
+fn slabs(slabinfo: &str) -> BTreeMap<String, u64> {
+    // name <active_objs> <num_objs> <objsize> …, below two lines of headings.
+    let objects = slabinfo.lines().skip(2).filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (name, active) = (fields.next()?, fields.next()?.parse::<u64>().ok()?);
+        let size = fields.nth(1)?.parse::<u64>().ok()?;
+        Some((name.to_owned(), active * size))
+    });
+    objects.collect()
+}
+
 fn kib_of(text: &str, label: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(label))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
@@ -138,5 +214,23 @@ mod tests {
         child.wait().expect("a child");
         assert!(is_fine);
         assert!(CpuReading::of(child.id()).is_err(), "it is gone");
+    }
+
+    #[test]
+    fn caches_are_read_as_the_kernel_writes_them() {
+        let text = "slabinfo - version: 2.1\n# name <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables …\n\
+                    TCP                 20     26   2432   13    8 : tunables    0    0    0 : slabdata      2      2      0\n\
+                    io_kiocb             3     64    256   16    1 : tunables    0    0    0 : slabdata      4      4      0\n";
+        assert_eq!(slabs(text), BTreeMap::from([("TCP".to_owned(), 48_640), ("io_kiocb".to_owned(), 768)]));
+        assert!(slabs("").is_empty());
+    }
+
+    #[test]
+    fn what_this_process_takes_shows() {
+        let probe = MemoryProbe::now(Some(std::process::id()));
+        let held = vec![1u8; 32 << 20];
+        let growth = probe.growth();
+        assert!(growth.client_bytes >= 30 << 20 && growth.server_bytes >= Some(30 << 20), "{growth:?}");
+        assert_eq!(held.iter().map(|byte| u64::from(*byte)).sum::<u64>(), 32 << 20);
     }
 }

@@ -10,9 +10,10 @@ use crate::{
     durable::Lines,
     fleet::Outcome,
     launch::{CONNECTING_DEFAULT, Failure, Wanted, plan_for, receiving, run_config},
+    measure::MemoryGrowth,
     plan::Plan,
     report::{Load, OfflineReport, Report, per},
-    run::{self, Finished, RunConfig},
+    run::{self, Finished},
     scenario::{
         Settled,
         mail::{Mail, Sending},
@@ -112,8 +113,9 @@ impl Phases<'_> {
     /// The senders come, and send to everybody.
     fn post(&self) -> anyhow::Result<Finished> {
         let sending = Sending { each: Some(self.args.messages), depth: self.args.depth, rate: None };
-        let owed = Owed { answers: true, ..Owed::default() };
-        let config = RunConfig { ends_when_done: true, owed, ..run_config("offline, sending", self.kind, &self.args.common) };
+        let mut config = run_config("offline, sending", self.kind, &self.args.common);
+        config.leg.owed = Owed { answers: true, ..Owed::default() };
+        config.leg.ends_when_done = true;
         run::run(self.senders.clone(), &config, self.signals, |plan, worker| Posting::new(self.mail, sending, plan, worker))
     }
 
@@ -124,10 +126,10 @@ impl Phases<'_> {
             Errand::Join | Errand::Look => 0,
         };
         let mut config = run_config(name, self.kind, &self.args.common);
-        config.owed = Owed { deliveries, ..Owed::default() };
-        config.ends_when_done = !matches!(errand, Errand::Look);
-        if !config.ends_when_done {
-            config.duration = LOOK;
+        config.leg.owed = Owed { deliveries, ..Owed::default() };
+        config.leg.ends_when_done = !matches!(errand, Errand::Look);
+        if !config.leg.ends_when_done {
+            config.leg.duration = LOOK;
         }
         let lines: RefCell<Vec<_>> = RefCell::new(lines.into_iter().map(Some).collect());
         run::run(self.receivers.clone(), &config, self.signals, |plan, worker| {
@@ -172,13 +174,15 @@ impl Phases<'_> {
             sending_from: None,
             ramp: fetched.map_or(Duration::ZERO, |finished| finished.ramp),
             phase: sending,
+            legs: Vec::new(),
+            memory: MemoryGrowth::default(),
             client_cpu_cores: posted.map_or(0.0, |finished| finished.client_cpu_cores),
             server: fetched.and_then(|finished| finished.server).map(|server| server.since_start()),
             server_version: phases.into_iter().flatten().find_map(|finished| finished.server_version.clone()),
             reasons,
         };
         let mut config = run_config("offline", self.kind, &self.args.common);
-        config.owed.answers = true;
+        config.leg.owed.answers = true;
         let load = Load { depth: Some(self.args.depth), offline: Some(offline), ..Load::default() };
         let mut report = Report::new(&self.receivers, &config, load, &finished, &results.settled);
         report.rate_per_s = if replay.is_zero() { 0.0 } else { report.received as f64 / replay.as_secs_f64() };

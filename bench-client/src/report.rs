@@ -4,6 +4,7 @@
 mod durable;
 mod host;
 mod limit;
+mod million;
 mod phases;
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
@@ -23,6 +24,7 @@ pub(crate) use self::{
     durable::DurableReport,
     host::{Host, driver},
     limit::{LimitCounts, LimitReport},
+    million::MillionReport,
     phases::{OfflineReport, StormReport},
 };
 
@@ -144,7 +146,7 @@ impl Report {
         let server = finished.server.map(|server| Server {
             cpu_ns_per_connection: per(server.cpu_of_ramp, tally.ready),
             cpu_ns_per_message: per(server.cpu, tally.received),
-            cpu_ns_per_accepted: config.owed.answers.then(|| per(server.cpu, tally.durable.accepted)),
+            cpu_ns_per_accepted: config.leg.owed.answers.then(|| per(server.cpu, tally.durable.accepted)),
             cpu_cores: server.cpu_cores,
             user_bytes_per_connection: server.grown_bytes as f64 / tally.ready.max(1) as f64,
         });
@@ -183,7 +185,7 @@ impl Report {
             heartbeats: Heartbeats { sent: tally.pings, answered: tally.pongs, rtt_us: Percentiles::of_any(&outcome.rtt_us) },
             durable: plan
                 .receiving
-                .filter(|_| config.owed.answers)
+                .filter(|_| config.leg.owed.answers)
                 .map(|receiving| DurableReport::new(receiving, outcome, settled, seconds)),
             server,
             client_cpu_cores: finished.client_cpu_cores,

@@ -9,8 +9,9 @@ use super::*;
 use crate::{
     durable::{LineFaults, Receiving},
     fleet::{Outcome, Tally, count_cause},
+    measure::MemoryGrowth,
     plan::example,
-    run::ServerUse,
+    run::{Leg, ServerUse},
     scenario::{
         FaultyChannel,
         mail::{Mail, Sending},
@@ -26,11 +27,14 @@ fn config(scenario: &'static str) -> RunConfig {
     RunConfig {
         scenario,
         kind: Kind::Epoll,
-        duration: Duration::from_secs(2),
         drain: Duration::from_secs(1),
         server_pid: None,
-        owed: Owed { deliveries_per_message: 1, ..Owed::default() },
-        ends_when_done: false,
+        leg: Leg {
+            duration: Duration::from_secs(2),
+            owed: Owed { deliveries_per_message: 1, ..Owed::default() },
+            ends_when_done: false,
+        },
+        later: Vec::new(),
         goes_on_without_all: false,
     }
 }
@@ -59,6 +63,8 @@ fn finished() -> Finished {
         sending_from: Some(Tick(0)),
         ramp: Duration::from_millis(20),
         phase: Duration::from_secs(2),
+        legs: Vec::new(),
+        memory: MemoryGrowth::default(),
         client_cpu_cores: 0.5,
         server: None,
         server_version: None,
@@ -79,7 +85,7 @@ fn report_of(scenario: &'static str, load: Load, run: &Run) -> Report {
     let receiving = Receiving { window: 256, ack_every: 32, ack_after_us: 50_000 };
     let plan = Plan { receiving: Some(receiving), ..example(10, 2) };
     let mut config = config(scenario);
-    config.owed.answers = true;
+    config.leg.owed.answers = true;
     Report::new(&plan, &config, load, &run.finished, &run.settled)
 }
 

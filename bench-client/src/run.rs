@@ -12,8 +12,8 @@ use weir::{io::Tick, reactor::Kind};
 
 use crate::{
     crew::Crew,
-    fleet::{Ledger, Message, Outcome, PROGRESS_QUIET_US},
-    measure::{self, CpuReading},
+    fleet::{Ledger, Message, Outcome, PROGRESS_QUIET_US, Tally},
+    measure::{self, CpuReading, MemoryGrowth, MemoryProbe},
     plan::Plan,
     progress::{Progress, Stage},
     reach::reach,
@@ -26,7 +26,8 @@ use crate::{
 const POLL: Duration = Duration::from_millis(5);
 /// The ramp is given up when nobody became ready for this long.
 const RAMP_STALL: Duration = Duration::from_secs(15);
-/// The time for an orderly end of all connections.
+/// The time for an orderly end of all connections, and how many may end in each further millisecond.
+const LEAVES_PER_MS: u64 = 20;
 const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
 /// After this the workers themselves are given up.
 const EXIT_DEADLINE: Duration = Duration::from_secs(20);
@@ -36,16 +37,25 @@ const EXIT_DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) struct RunConfig {
     pub(crate) scenario: &'static str,
     pub(crate) kind: Kind,
-    pub(crate) duration: Duration,
     /// How long to wait for messages under way when the sending phase is over.
     pub(crate) drain: Duration,
     pub(crate) server_pid: Option<u32>,
-    /// What the gateway owes for what is sent to it.
-    pub(crate) owed: Owed,
-    /// End the phase as soon as the scenario is through, before its duration is over.
-    pub(crate) ends_when_done: bool,
     /// Go on when some clients could not log in.
     pub(crate) goes_on_without_all: bool,
+    /// What the clients do once all of them are ready.
+    pub(crate) leg: Leg,
+    /// What they do after that, with the same connections.
+    pub(crate) later: Vec<Leg>,
+}
+
+/// A sending (or holding) phase of a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leg {
+    pub(crate) duration: Duration,
+    /// What the gateway owes for what is sent to it.
+    pub(crate) owed: Owed,
+    /// End it as soon as the scenario is through, before its duration is over.
+    pub(crate) ends_when_done: bool,
 }
 
 /// What was measured of the gateway's process.
@@ -68,6 +78,37 @@ impl ServerUse {
     }
 }
 
+/// What was measured of one phase.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LegUse {
+    pub(crate) from: Tick,
+    pub(crate) lasted: Duration,
+    /// The counts before it and after the last message had arrived.
+    pub(crate) before: Tally,
+    pub(crate) after: Tally,
+    /// Our own readings, at its beginning and its end.
+    ours: (CpuReading, CpuReading),
+    /// The gateway's: at the beginning, at the end, and after the last message had arrived.
+    theirs: Option<[CpuReading; 3]>,
+}
+
+impl LegUse {
+    /// Cores that this process kept busy.
+    pub(crate) fn client_cpu_cores(&self) -> f64 {
+        self.ours.1.cores_since(&self.ours.0)
+    }
+
+    /// Cores that the gateway kept busy.
+    pub(crate) fn cpu_cores(&self) -> Option<f64> {
+        self.theirs.map(|[start, end, _]| end.cores_since(&start))
+    }
+
+    /// The gateway's CPU time until the last message had arrived.
+    pub(crate) fn cpu(&self) -> Option<Duration> {
+        self.theirs.map(|[start, _, after]| after.used_since(&start))
+    }
+}
+
 /// What came of a run.
 #[derive(Debug)]
 pub(crate) struct Finished {
@@ -78,8 +119,12 @@ pub(crate) struct Finished {
     pub(crate) started: Tick,
     pub(crate) sending_from: Option<Tick>,
     pub(crate) ramp: Duration,
-    /// How long the sending (or holding) phase really lasted.
+    /// How long the (first) sending or holding phase really lasted.
     pub(crate) phase: Duration,
+    /// All of them.
+    pub(crate) legs: Vec<LegUse>,
+    /// What it took to have everybody connected.
+    pub(crate) memory: MemoryGrowth,
     pub(crate) client_cpu_cores: f64,
     pub(crate) server: Option<ServerUse>,
     /// What the server says that it is, if it does.
@@ -134,18 +179,11 @@ struct Lead<'a> {
     reasons: Vec<String>,
 }
 
-/// How a phase ended.
-struct Phase {
-    from: Tick,
-    lasted: Duration,
-    ours: (CpuReading, CpuReading),
-    /// The gateway's readings: at the beginning, at the end, and after the last message had arrived.
-    theirs: Option<[CpuReading; 3]>,
-}
-
 impl Lead<'_> {
     fn run(&mut self, server: Option<ServerProbe>) -> anyhow::Result<Finished> {
+        let memory = MemoryProbe::now(self.config.server_pid);
         let (ready, ramp) = self.ramp()?;
+        let memory = memory.growth();
         let (cpu_of_ramp, grown_bytes) = match &server {
             Some(probe) => {
                 let cpu = CpuReading::of(probe.pid)?.used_since(&probe.cpu);
@@ -154,9 +192,18 @@ impl Lead<'_> {
             None => (Duration::ZERO, 0),
         };
         let (pid, before) = (server.as_ref().map(|probe| probe.pid), server.as_ref().map(|probe| probe.cpu));
-        let phase = if ready { Some(self.phase(pid)?) } else { None };
+        let mut legs = Vec::new();
+        if ready {
+            for leg in std::iter::once(self.config.leg).chain(self.config.later.clone()) {
+                legs.push(self.leg(&leg, pid)?);
+                if !self.reasons.is_empty() {
+                    break;
+                }
+            }
+        }
         let (outcome, ledgers) = self.leave()?;
-        let server = phase.as_ref().and_then(|phase| phase.theirs).map(|[start, end, after]| ServerUse {
+        let first = legs.first();
+        let server = first.and_then(|leg| leg.theirs).map(|[start, end, after]| ServerUse {
             cpu: after.used_since(&start),
             cpu_of_ramp,
             cpu_since_start: before.map_or(Duration::ZERO, |before| after.used_since(&before)),
@@ -167,10 +214,12 @@ impl Lead<'_> {
             outcome,
             ledgers,
             started: self.crew.started,
-            sending_from: phase.as_ref().map(|phase| phase.from),
+            sending_from: first.map(|leg| leg.from),
             ramp,
-            phase: phase.as_ref().map_or(Duration::ZERO, |phase| phase.lasted),
-            client_cpu_cores: phase.as_ref().map_or(0.0, |phase| phase.ours.1.cores_since(&phase.ours.0)),
+            phase: first.map_or(Duration::ZERO, |leg| leg.lasted),
+            client_cpu_cores: first.map_or(0.0, LegUse::client_cpu_cores),
+            legs,
+            memory,
             server,
             server_version: None,
             reasons: std::mem::take(&mut self.reasons),
@@ -210,35 +259,36 @@ impl Lead<'_> {
     }
 
     /// Lets the workers send (or hold) for the duration, then waits for what is under way.
-    fn phase(&mut self, pid: Option<u32>) -> anyhow::Result<Phase> {
+    fn leg(&mut self, leg: &Leg, pid: Option<u32>) -> anyhow::Result<LegUse> {
         let server = || pid.map(CpuReading::of).transpose().context("the gateway's process cannot be looked at any more");
         let us = || CpuReading::of(std::process::id()).context("our own process cannot be looked at");
+        let before = self.crew.poll()?;
         let (our_start, their_start) = (us()?, server()?);
         let begun = Instant::now();
-        let (start, end) = (self.crew.after(Duration::ZERO), self.crew.after(self.config.duration));
+        let (start, end) = (self.crew.after(Duration::ZERO), self.crew.after(leg.duration));
         self.crew.tell(|| Message::Go { start, end });
-        self.watch(begun)?;
-        let lasted = begun.elapsed().min(self.config.duration);
+        self.watch(leg, &before, begun)?;
+        let lasted = begun.elapsed().min(leg.duration);
         let (our_end, their_end) = (us()?, server()?);
-        self.drain()?;
+        let after = self.drain(leg, &before)?;
         let theirs = match (their_start, their_end, server()?) {
             (Some(start), Some(end), Some(after)) => Some([start, end, after]),
             (_, _, _) => None,
         };
-        Ok(Phase { from: start, lasted, ours: (our_start, our_end), theirs })
+        Ok(LegUse { from: start, lasted, before, after, ours: (our_start, our_end), theirs })
     }
 
     /// The phase itself.
-    fn watch(&mut self, begun: Instant) -> anyhow::Result<()> {
+    fn watch(&mut self, leg: &Leg, before: &Tally, begun: Instant) -> anyhow::Result<()> {
         let mut clock = StallClock::start(begun);
-        while begun.elapsed() < self.config.duration {
-            thread::sleep(POLL.min(self.config.duration.saturating_sub(begun.elapsed())));
+        while begun.elapsed() < leg.duration {
+            thread::sleep(POLL.min(leg.duration.saturating_sub(begun.elapsed())));
             let tally = self.crew.poll()?;
-            self.progress.show(Stage::Phase { elapsed: begun.elapsed(), of: self.config.duration }, &tally);
-            if self.config.ends_when_done && tally.is_done {
+            self.progress.show(Stage::Phase { elapsed: begun.elapsed(), of: leg.duration }, &tally);
+            if leg.ends_when_done && tally.is_done {
                 break;
             }
-            if clock.is_stalled(&tally, &self.config.owed, Instant::now()) {
+            if clock.is_stalled(&tally, leg.owed.outstanding(&tally, before), Instant::now()) {
                 self.reasons.push(format!("nothing arrived any more for {} s, so the run was ended early", SEND_STALL.as_secs()));
                 break;
             }
@@ -252,14 +302,14 @@ impl Lead<'_> {
             }
         }
         self.crew.tell(|| Message::Halt);
-        if self.config.ends_when_done && self.reasons.is_empty() && begun.elapsed() >= self.config.duration {
-            self.reasons.push(format!("{:?} were not enough for this phase; raise --duration", self.config.duration));
+        if leg.ends_when_done && self.reasons.is_empty() && begun.elapsed() >= leg.duration {
+            self.reasons.push(format!("{:?} were not enough for this phase; raise --duration", leg.duration));
         }
         Ok(())
     }
 
     /// Waits until everything that was sent has arrived, or that takes too long.
-    fn drain(&mut self) -> anyhow::Result<()> {
+    fn drain(&mut self, leg: &Leg, before: &Tally) -> anyhow::Result<Tally> {
         let begun = Instant::now();
         let (mut moved, mut last, mut reports) = (None, begun, 0);
         // Silence counts only while the workers are there to hear it: on a busy machine they may get no turn for seconds.
@@ -271,30 +321,32 @@ impl Lead<'_> {
             if moved != Some(tally) {
                 (moved, last, reports) = (Some(tally), Instant::now(), self.crew.reports);
             }
-            let is_settled = tally.is_quiet && self.config.owed.outstanding(&tally) == 0;
+            let is_settled = tally.is_quiet && leg.owed.outstanding(&tally, before) == 0;
             let is_silent = last.elapsed() > self.config.drain && self.crew.reports - reports >= reports_min;
             if is_settled || is_silent {
-                return Ok(());
+                return Ok(tally);
             }
             if begun.elapsed() > self.config.drain * 10 {
                 self.reasons
                     .push(format!("messages were still arriving {} s after the last was sent", begun.elapsed().as_secs()));
-                return Ok(());
+                return Ok(tally);
             }
         }
     }
 
     /// Ends all connections and collects the results.
     fn leave(&mut self) -> anyhow::Result<(Outcome, Vec<Ledger>)> {
-        let deadline = self.crew.after(LEAVE_DEADLINE);
+        // Connections end at the rate at which they come.
+        let more = Duration::from_millis(u64::from(self.plan.connections) / LEAVES_PER_MS);
+        let deadline = self.crew.after(LEAVE_DEADLINE + more);
         self.crew.tell(|| Message::Leave { deadline });
         let begun = Instant::now();
         while self.crew.outcomes.iter().any(Option::is_none) {
             thread::sleep(POLL);
             let tally = self.crew.poll()?;
             self.progress.show(Stage::Leave { elapsed: begun.elapsed() }, &tally);
-            if begun.elapsed() > EXIT_DEADLINE {
-                bail!("the workers did not end their connections within {} s", EXIT_DEADLINE.as_secs());
+            if begun.elapsed() > EXIT_DEADLINE + more {
+                bail!("the workers did not end their connections within {} s", begun.elapsed().as_secs());
             }
         }
         self.crew.tell(|| Message::Exit);

@@ -305,6 +305,30 @@ fn a_stop_signal_ends_the_demo_and_its_gateway() {
 }
 
 #[test]
+fn very_many_connections_hold_talk_drop_and_come_back() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let json = file.path().to_str().expect("text");
+    let weir = weir().to_str().expect("text");
+    let phases = ["--hold", "1s", "--route", "1s", "--broadcast", "1s", "--jitter-ms", "300", "--active", "50"];
+    let output = bench(&[&["million", "--connections", "1500", "--weir", weir, "--json", json], &phases[..]].concat());
+    assert_eq!(code(&output), 0, "{}", text(&output));
+    assert!(text(&output).contains("1,500 clients on one gateway"), "{}", text(&output));
+    let object: Value = serde_json::from_str(&std::fs::read_to_string(json).expect("the result")).expect("JSON");
+    assert_exact(&object);
+    schema::check(&object, Made::default());
+    let count = |path: &str| object.pointer(path).and_then(Value::as_u64).expect("a count");
+    assert_eq!((count("/storm/returned"), count("/ramp/failed_connects")), (1_500, 0));
+    assert!(count("/route/sent") >= 50 && count("/route/received") == count("/route/sent"), "{object:#}");
+    assert!(count("/broadcast/sent") >= 1 && count("/broadcast/received") == 1_500 * count("/broadcast/sent"), "{object:#}");
+    assert_eq!(count("/received"), count("/route/received") + count("/broadcast/received"));
+
+    // More than any machine that runs tests has room for.
+    let output = bench(&["million", "--connections", "4000000", "--reactor", "epoll", "--weir", weir]);
+    assert_eq!(code(&output), 2, "{}", text(&output));
+    assert!(text(&output).contains("cannot be done here: "), "{}", text(&output));
+}
+
+#[test]
 fn nobody_home_and_wrong_use_are_told_apart() {
     let output = bench(&["route", "--target", "127.0.0.1:1"]);
     assert_eq!(code(&output), 2);

@@ -129,6 +129,8 @@ pub(crate) struct Ledger {
     pub(crate) received: Inbound,
     /// The books of durable messages, if there are any.
     pub(crate) durable: Option<DurableLedger>,
+    /// The books of a second scenario that the same clients played.
+    pub(crate) second: Option<Box<Ledger>>,
 }
 
 /// Why something was refused or ended: how often, and what was said the first time.
@@ -141,6 +143,8 @@ pub(crate) struct Outcome {
     pub(crate) ledger: Ledger,
     /// From the (planned) send time to the receiver, microseconds.
     pub(crate) latency_us: Histogram<u64>,
+    /// The same of each earlier phase of the run.
+    pub(crate) earlier_us: Vec<Histogram<u64>>,
     /// From the planned to the actual send time, microseconds.
     pub(crate) lag_us: Histogram<u64>,
     /// From the planned to the actual turns of the workers in the open loop, microseconds.
@@ -170,6 +174,7 @@ impl Outcome {
             tally: Tally::zero(),
             ledger: Ledger::default(),
             latency_us: measure::histogram(),
+            earlier_us: Vec::new(),
             lag_us: measure::histogram(),
             turn_lag_us: measure::histogram(),
             rtt_us: measure::histogram(),
@@ -182,9 +187,18 @@ impl Outcome {
         }
     }
 
+    /// Another phase begins, whose latencies are its own.
+    pub(super) fn next_leg(&mut self) {
+        self.earlier_us.push(std::mem::replace(&mut self.latency_us, measure::histogram()));
+    }
+
     /// Adds another worker's results, except its ledger.
     pub(crate) fn merge(&mut self, other: &Outcome) {
         self.tally.add(&other.tally);
+        self.earlier_us.resize_with(self.earlier_us.len().max(other.earlier_us.len()), measure::histogram);
+        for (ours, theirs) in self.earlier_us.iter_mut().zip(&other.earlier_us) {
+            ours.add(theirs).expect("all histograms have the same bounds");
+        }
         for (ours, theirs) in [
             (&mut self.latency_us, &other.latency_us),
             (&mut self.lag_us, &other.lag_us),

@@ -112,7 +112,12 @@ impl<S: Scenario> Fleet<S> {
     fn control(&mut self, from: u32, message: Message, now: Tick) {
         match message {
             Message::Go { start, end } => {
+                if self.phase != Phase::Ramp {
+                    self.net.outcome.next_leg();
+                }
                 self.net.outcome.tally.is_quiet = false;
+                self.net.outcome.tally.is_done = false;
+                self.told_done = false;
                 self.net.phase_end = end;
                 self.phase = Phase::Sending { end };
                 self.scenario.begin(&mut self.net, start, now);

@@ -4,6 +4,7 @@
 pub(crate) mod connect;
 pub(crate) mod fanout;
 pub(crate) mod mail;
+pub(crate) mod million;
 pub(crate) mod offline;
 pub(crate) mod pace;
 pub(crate) mod route;
