@@ -24,6 +24,10 @@ demo: build ## show it: 2,000 clients on 4 shards for about 20 seconds, every me
 million: build ## a million connections on this machine: says first what it takes; ARGS="--connections 100000 --plan"
 	"$${CARGO_TARGET_DIR:-target}/release/bench-client" million $(ARGS)
 
+.PHONY: soak
+soak: build ## keep a gateway under mixed traffic for 30 minutes; ARGS="--duration 8h"
+	"$${CARGO_TARGET_DIR:-target}/release/bench-client" soak $(ARGS)
+
 .PHONY: test
 test: ## run every test there is, and count them
 	@tests/all

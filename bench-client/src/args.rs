@@ -3,6 +3,7 @@
 
 mod limit;
 mod million;
+mod soak;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use self::{
     limit::{LimitAcceptArgs, LimitArgs, LimitCommand, LimitEchoArgs, LimitFanoutArgs, LimitServeArgs, LimitServer, What},
     million::MillionArgs,
+    soak::SoakArgs,
 };
 use crate::verify::PAYLOAD_BYTES_MIN;
 
@@ -44,6 +46,8 @@ pub(crate) enum Command {
     Limit(LimitArgs),
     /// Starts a gateway, and shows what it does with a million connections. This is `make million`.
     Million(MillionArgs),
+    /// Keeps a gateway under mixed traffic for a long time: fails on any loss, on growing memory, on drifting latency. This is `make soak`.
+    Soak(SoakArgs),
     /// Starts a gateway and shows what it does, in about 20 seconds. This is `make demo`.
     Demo(DemoArgs),
 }

@@ -19,6 +19,7 @@ mod report;
 mod run;
 mod scenario;
 mod signals;
+mod soak;
 mod stall;
 mod table;
 mod target;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Command::Storm(args) => launch::storm(args),
         Command::Limit(args) => limit::limit(&args.command),
         Command::Million(args) => million::million(args),
+        Command::Soak(args) => soak::soak(args),
         Command::Demo(args) => demo::demo(args),
     };
     match result {

@@ -329,6 +329,28 @@ fn very_many_connections_hold_talk_drop_and_come_back() {
 }
 
 #[test]
+fn a_long_run_is_judged_by_its_cycles() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let json = file.path().to_str().expect("text");
+    let weir = weir().to_str().expect("text");
+    let output = bench(&["soak", "--duration", "16s", "--cycle", "2s", "--weir", weir, "--json", json]);
+    let object: Value = serde_json::from_str(&std::fs::read_to_string(json).expect("the result")).expect("JSON");
+    schema::check(&object, Made::default());
+    // On a busy machine nothing may be said of latency, and so short a run says little of memory; but nothing is lost.
+    let cycles = object["cycles"].as_array().expect("cycles");
+    assert_eq!(cycles.len(), 8, "{}", text(&output));
+    for cycle in cycles {
+        assert_eq!(cycle["faults"], 0, "{cycle:#}");
+        assert!(cycle["received"].as_u64() > Some(1_000), "{cycle:#}");
+        assert!(cycle["returned_connections"].as_u64() >= Some(200), "{cycle:#}");
+    }
+    assert!(!text(&output).contains("did not stop"), "{}", text(&output));
+
+    let output = bench(&["soak", "--duration", "10s", "--cycle", "5s", "--weir", weir]);
+    assert!(code(&output) == 64 && text(&output).contains("raise --duration"), "{}", text(&output));
+}
+
+#[test]
 fn nobody_home_and_wrong_use_are_told_apart() {
     let output = bench(&["route", "--target", "127.0.0.1:1"]);
     assert_eq!(code(&output), 2);

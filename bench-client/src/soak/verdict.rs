@@ -1,0 +1,246 @@
+//! What the cycles of a long run say together. Field meanings: `schema-soak.md`.
+#![forbid(unsafe_code)]
+
+use std::{fs, path::Path};
+
+use anyhow::Context;
+use serde::Serialize;
+use serde_json::Value;
+use weir::reactor::Kind;
+
+use crate::{
+    args::SoakArgs,
+    report::Host,
+    table::{grouped, micros},
+};
+
+/// The first quarter is the beginning, the second is what the last is held against; two cycles in each.
+pub(super) const CYCLES_MIN: u32 = 8;
+/// Memory may be this part larger at the end, and so many bytes: an allocator's arenas are not given back to the last page.
+const GROWTH_MAX: f64 = 0.10;
+const GROWTH_BYTES_MAX: f64 = 4e6;
+/// The latency's p99 may be so many times what it was, and so much beyond that: machines have good and bad minutes.
+const DRIFT_MAX: f64 = 2.0;
+const DRIFT_US_MAX: f64 = 2_000.0;
+
+/// One cycle.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Cycle {
+    /// Since the beginning.
+    pub(super) ended_s: f64,
+    /// Deliveries of all parts.
+    received: u64,
+    faults: u64,
+    /// What the faulty parts said.
+    faulty: Vec<String>,
+    /// Parts whose numbers do not count: this machine was too busy for them.
+    disturbed: Vec<String>,
+    returned_connections: u64,
+    p99_us: Option<u64>,
+    pub(super) server_bytes: u64,
+}
+
+impl Cycle {
+    /// Adds the result of a part.
+    pub(super) fn add(&mut self, name: &str, code: i32, result: &Value, is_judged: bool) {
+        let count = |field: &str| result[field].as_u64().unwrap_or(0);
+        self.received += count("received");
+        self.returned_connections += count("returned_connections");
+        let counts = ["lost", "duplicated", "reordered", "misdelivered", "corrupted", "contradicted"];
+        let faults: u64 = counts.into_iter().map(count).sum();
+        // A code of 1 says that there is a fault, also where it is one of durable messages only.
+        self.faults += faults.max(u64::from(code == 1));
+        if code == 1 {
+            let told = counts.map(|field| format!("{field} {}", count(field))).join(", ");
+            self.faulty.push(format!("{name}: {told}; {}", result["fault_examples"]));
+        } else if code != 0 {
+            self.disturbed.push(format!("{name}: {}", result["invalid_reasons"]));
+        } else if is_judged {
+            self.p99_us = result["latency_us"]["p99"].as_u64();
+        }
+    }
+
+    pub(super) fn is_faulty(&self) -> bool {
+        self.faults > 0
+    }
+
+    /// One line.
+    pub(super) fn words(&self) -> String {
+        let p99 = self.p99_us.map_or_else(|| "not judged".to_owned(), micros);
+        let disturbed =
+            if self.disturbed.is_empty() { String::new() } else { format!(", disturbed: {}", self.disturbed.join("; ")) };
+        format!(
+            "{} received, {} faults, {} connections returned, p99 {p99}, gateway {} KiB{disturbed}",
+            grouped(self.received),
+            self.faults,
+            grouped(self.returned_connections),
+            grouped(self.server_bytes >> 10)
+        )
+    }
+}
+
+/// The whole run.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct SoakReport {
+    scenario: &'static str,
+    valid: bool,
+    pub(super) invalid_reasons: Vec<String>,
+    /// What failed: loss, growth, drift.
+    failures: Vec<String>,
+    cycle_s: f64,
+    server_bytes_at_start: u64,
+    pub(super) cycles: Vec<Cycle>,
+    host: Host,
+}
+
+impl SoakReport {
+    pub(super) fn new(args: &SoakArgs, kind: Kind, server_bytes_at_start: u64) -> SoakReport {
+        SoakReport {
+            scenario: "soak",
+            valid: true,
+            invalid_reasons: Vec::new(),
+            failures: Vec::new(),
+            cycle_s: args.cycle.as_secs_f64(),
+            server_bytes_at_start,
+            cycles: Vec::new(),
+            host: Host::here(kind),
+        }
+    }
+
+    /// Holds the last quarter of the run against the second.
+    pub(super) fn judge(&mut self) {
+        let faulty: Vec<String> = self.cycles.iter().flat_map(|cycle| cycle.faulty.clone()).collect();
+        self.failures.extend(faulty);
+        let bytes = |cycle: &Cycle| Some(cycle.server_bytes as f64);
+        match self.quarters(bytes) {
+            Some((before, after)) if after > before * (1.0 + GROWTH_MAX) + GROWTH_BYTES_MAX => {
+                self.failures.push(format!("the gateway's memory grew from {:.1} MB to {:.1} MB", before / 1e6, after / 1e6));
+            }
+            Some(_) | None => {}
+        }
+        match self.quarters(|cycle| cycle.p99_us.map(|us| us as f64)) {
+            Some((before, after)) if after > before * DRIFT_MAX + DRIFT_US_MAX => {
+                self.failures.push(format!("the p99 drifted from {} to {}", micros(before as u64), micros(after as u64)));
+            }
+            Some(_) => {}
+            None if self.cycles.len() >= CYCLES_MIN as usize => {
+                self.invalid_reasons.push("this machine was too busy: no latencies of a quarter of the run can be judged".into());
+            }
+            None => {}
+        }
+        if self.failures.is_empty() && self.invalid_reasons.is_empty() && self.cycles.len() < CYCLES_MIN as usize {
+            self.invalid_reasons.push("the run ended too early to be judged".into());
+        }
+        self.valid = self.failures.is_empty() && self.invalid_reasons.is_empty();
+    }
+
+    /// The medians of the second and of the last quarter.
+    fn quarters(&self, value: impl Fn(&Cycle) -> Option<f64>) -> Option<(f64, f64)> {
+        let quarter = self.cycles.len() / 4;
+        let median = |cycles: &[Cycle]| {
+            let mut values: Vec<f64> = cycles.iter().filter_map(&value).collect();
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() / 2).copied()
+        };
+        Some((median(&self.cycles[quarter..2 * quarter])?, median(&self.cycles[self.cycles.len() - quarter..])?))
+    }
+
+    /// What the process ends with.
+    pub(super) fn exit_code(&self) -> u8 {
+        match (self.failures.is_empty(), self.valid) {
+            (false, _) => 1,
+            (true, false) => 2,
+            (true, true) => 0,
+        }
+    }
+
+    /// Writes the object to a file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let mut text = serde_json::to_string_pretty(self).context("the result cannot be written as JSON")?;
+        text.push('\n');
+        fs::write(path, text).with_context(|| format!("the result cannot be written to {}", path.display()))
+    }
+
+    pub(super) fn print(&self) {
+        let sum = |count: fn(&Cycle) -> u64| grouped(self.cycles.iter().map(count).sum());
+        let row = |label: &str, text: String| println!("  {label:<12}{text}");
+        println!("soak, {} cycles of {} s", self.cycles.len(), self.cycle_s);
+        row("received", format!("{} deliveries, {} connections returned", sum(|c| c.received), sum(|c| c.returned_connections)));
+        row("faults", sum(|cycle| cycle.faults));
+        let megabytes = |bytes: f64| format!("{:.1} MB", bytes / 1e6);
+        let start = megabytes(self.server_bytes_at_start as f64);
+        if let Some((before, after)) = self.quarters(|cycle| Some(cycle.server_bytes as f64)) {
+            row(
+                "memory",
+                format!("{start} at first, {} in the second quarter, {} in the last", megabytes(before), megabytes(after)),
+            );
+        }
+        if let Some((before, after)) = self.quarters(|cycle| cycle.p99_us.map(|us| us as f64)) {
+            row("p99", format!("{} in the second quarter, {} in the last", micros(before as u64), micros(after as u64)));
+        }
+        row("result", if self.valid { "sound".into() } else { "NOT SOUND, see below".into() });
+        self.failures.iter().for_each(|words| println!("  failed: {words}"));
+        self.invalid_reasons.iter().for_each(|words| println!("  not valid: {words}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn judged(cycles: impl Iterator<Item = (u64, Option<u64>)>) -> SoakReport {
+        let mut report = SoakReport {
+            scenario: "soak",
+            valid: true,
+            invalid_reasons: Vec::new(),
+            failures: Vec::new(),
+            cycle_s: 1.0,
+            server_bytes_at_start: 0,
+            cycles: cycles.map(|(server_bytes, p99_us)| Cycle { server_bytes, p99_us, ..Cycle::default() }).collect(),
+            host: Host::here(Kind::Epoll),
+        };
+        report.judge();
+        report
+    }
+
+    #[test]
+    fn a_steady_run_is_sound_whatever_its_beginning() {
+        let report = judged((0..20).map(|at| (100_000_000 - if at < 5 { 90_000_000 } else { at }, Some(500 + at % 3))));
+        assert_eq!((report.exit_code(), report.failures), (0, Vec::<String>::new()));
+    }
+
+    #[test]
+    fn growth_and_drift_fail() {
+        let growing = judged((0..20).map(|at| (50_000_000 + at * 1_000_000, Some(500))));
+        assert!(growing.exit_code() == 1 && growing.failures[0].contains("memory grew"), "{:?}", growing.failures);
+        let drifting = judged((0..20).map(|at| (50_000_000, Some(500 + at * at * 100))));
+        assert!(drifting.exit_code() == 1 && drifting.failures[0].contains("drifted"), "{:?}", drifting.failures);
+    }
+
+    #[test]
+    fn what_cannot_be_judged_is_not_valid() {
+        assert_eq!(judged((0..20).map(|_| (50_000_000, None))).exit_code(), 2);
+        assert_eq!(judged((0..3).map(|_| (50_000_000, Some(500)))).exit_code(), 2);
+    }
+
+    #[test]
+    fn a_loss_fails_and_a_busy_machine_does_not() {
+        let mut cycle = Cycle::default();
+        cycle.add("talk", 2, &json!({"received": 5, "lost": 0, "invalid_reasons": ["busy"], "latency_us": {"p99": 9}}), true);
+        assert!(!cycle.is_faulty() && cycle.p99_us.is_none() && cycle.disturbed.len() == 1);
+        cycle.add("kept", 1, &json!({"received": 5, "lost": 2, "duplicated": 1, "fault_examples": ["gone"]}), false);
+        assert_eq!((cycle.faults, cycle.received), (3, 10));
+        // A fault that only the channels' sequences show.
+        cycle.add("kept", 1, &json!({"received": 5, "lost": 0}), false);
+        assert_eq!(cycle.faults, 4);
+        let mut report = judged((0..8).map(|_| (1, Some(1))));
+        report.cycles.push(cycle);
+        report.judge();
+        assert_eq!(report.exit_code(), 1);
+    }
+}
