@@ -158,16 +158,17 @@ impl Receivers {
         true
     }
 
-    /// Takes GAP.
-    pub(crate) fn gap(&mut self, net: &mut Net, local: u32, gap: &body::Gap) {
+    /// Takes GAP, which is acknowledged like the messages that it stands for.
+    pub(crate) fn gap(&mut self, net: &mut Net, local: u32, gap: &body::Gap, now: Tick) {
         net.outcome.tally.durable.gaps += 1;
         net.example(|net| format!("client {} got {gap:?}", net.client(local)));
         if let Some(line) = self.line_of(net, local, &gap.channel) {
             self.lines.gap(line, gap.from, gap.to, ErrorCode::from_number(gap.code) != Some(ErrorCode::Expired));
+            self.plan_ack(net, line, now);
         }
     }
 
-    /// A message came, so RECEIVED is to be sent: now, if there were many, or soon.
+    /// A message or a GAP came, so RECEIVED is to be sent: now, if there were many, or soon.
     fn plan_ack(&mut self, net: &mut Net, line: u32, now: Tick) {
         let state = self.lines.line_mut(line);
         state.unacked += 1;

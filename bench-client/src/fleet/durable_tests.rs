@@ -187,6 +187,17 @@ fn what_retention_removed_is_told_apart_from_what_is_lost() {
     assert_eq!((counts.exactness(), counts.settled.gone, counts.durable().gaps), ([1, 0, 0, 1, 0, 0], 1, 1));
 }
 
+/// With a window of one message the next one comes only if the GAP was acknowledged.
+#[test]
+fn a_gap_is_acknowledged() {
+    let narrow = Receiving { window: 1, ack_every: 1, ack_after_us: 1_000 };
+    let plan = Plan { receiving: Some(narrow), ..plan(10, 3) };
+    let slow = RouteConfig { rate: Some(500.0), ..closed(1) };
+    let counts = route(&plan, &slow, pushes(&[(57, Fault::Gap(ErrorCode::Expired))]));
+    assert_eq!((counts.exactness(), counts.settled.gone, counts.durable().gaps), ([0; 6], 1, 1));
+    assert!(counts.settled.expected > 100, "{}", counts.settled.expected);
+}
+
 #[test]
 fn each_fault_of_an_answer_is_found() {
     let clean = DurableTally::default();

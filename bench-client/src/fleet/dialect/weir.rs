@@ -95,7 +95,7 @@ impl<S: Scenario> Fleet<S> {
             Frame::Cursors(cursors) => self.cursors(local, &cursors, now),
             Frame::Gap(gap) => {
                 if let Some(durable) = self.scenario.durable() {
-                    durable.receivers.gap(&mut self.net, local, &gap);
+                    durable.receivers.gap(&mut self.net, local, &gap, now);
                 }
             }
             Frame::Kicked(kicked) => self.fail(local, &code_name(kicked.code), &kicked.message, None),
