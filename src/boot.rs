@@ -24,9 +24,9 @@ use crate::{
     control::{self, Ended, Order, Stats},
     ids::ShardId,
     limits::{
-        DESCRIPTORS_PER_SHARD, INBOUND_BYTES_PER_SHARD, LISTEN_RETRY_MS, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS,
-        RECEIVE_BUFFERS_PER_SHARD_MAX, RECEIVE_BUFFERS_PER_SHARD_MIN, RING_BATCHES_MAX, RING_BATCHES_MIN, SLOTS_PER_SHARD_MAX,
-        SPARE_DESCRIPTORS, SPARE_SLOTS_MIN, SPARE_SLOTS_SHARE, STORE_DESCRIPTORS,
+        DESCRIPTORS_PER_SHARD, GLOMMIO_DESCRIPTORS_PER_SHARD, INBOUND_BYTES_PER_SHARD, LISTEN_RETRY_MS, RECEIVE_BUFFER_BYTES,
+        RECEIVE_BUFFERS, RECEIVE_BUFFERS_PER_SHARD_MAX, RECEIVE_BUFFERS_PER_SHARD_MIN, RING_BATCHES_MAX, RING_BATCHES_MIN,
+        SLOTS_PER_SHARD_MAX, SPARE_DESCRIPTORS, SPARE_SLOTS_MIN, SPARE_SLOTS_SHARE, STORE_DESCRIPTORS,
     },
     mesh::{Port, mesh},
     reactor::{self, Clock, Envelope, Kind, Peers, Setup, socket},
@@ -254,6 +254,7 @@ fn choice(choice: ReactorChoice) -> reactor::probe::Choice {
         ReactorChoice::Auto => reactor::probe::Choice::Auto,
         ReactorChoice::Uring => reactor::probe::Choice::Uring,
         ReactorChoice::Epoll => reactor::probe::Choice::Epoll,
+        ReactorChoice::Glommio => reactor::probe::Choice::Glommio,
     }
 }
 
@@ -273,9 +274,10 @@ fn slots(kind: Kind, shards: u16, descriptors: u64, config: &Config) -> anyhow::
     let most = match kind {
         // Direct descriptors do not count against the limit, but each ring's table may not be larger than it.
         Kind::Uring => descriptors,
-        Kind::Epoll => {
+        Kind::Epoll | Kind::Glommio => {
             let store = if in_memory(config) { 0 } else { STORE_DESCRIPTORS };
-            descriptors.saturating_sub(SPARE_DESCRIPTORS + store + shards * DESCRIPTORS_PER_SHARD) / shards
+            let each = if kind == Kind::Epoll { DESCRIPTORS_PER_SHARD } else { GLOMMIO_DESCRIPTORS_PER_SHARD };
+            descriptors.saturating_sub(SPARE_DESCRIPTORS + store + shards * each) / shards
         }
     };
     let most = most.min(SLOTS_PER_SHARD_MAX);

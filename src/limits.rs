@@ -112,7 +112,7 @@ pub const ACCEPTS_PER_TURN: usize = 128;
 pub const ACCEPT_PAUSE_MS: u64 = 100;
 /// Bytes taken in one turn from a connection that may yet move.
 pub const RECEIVE_STEP_BYTES: usize = 4 * 1024;
-/// Bytes taken in one turn from a connection that stays; also the size of the epoll reactor's one receive buffer.
+/// Bytes taken in one turn from a connection that stays; also the size of the one receive buffer of an epoll or glommio reactor.
 pub const RECEIVE_TURN_BYTES: usize = 64 * 1024;
 
 const _: () = assert!(LISTEN_BACKLOG_MIN <= LISTEN_BACKLOG_MAX);
@@ -147,6 +147,11 @@ pub const RING_BATCHES_MIN: usize = 16;
 
 /// Events that a reactor works through in one turn.
 pub const EVENTS_PER_TURN: usize = 1024;
+/// Entries of each of the three rings of a glommio executor: what it submits at once, and half of what it reaps at once.
+pub const GLOMMIO_RING_ENTRIES: usize = 1024;
+/// Three rings and an eventfd of glommio's; a listener and a bell, twice each; an accepted connection that waits for a slot, one on its
+/// way to another shard, and two spare ones for each shard.
+pub const GLOMMIO_DESCRIPTORS_PER_SHARD: u32 = 12;
 /// Edges that the epoll reactor takes from the kernel in one turn.
 pub const EDGES_PER_TURN: usize = 1024;
 /// Messages taken from each peer in one turn.

@@ -57,4 +57,6 @@ macro_rules! contract {
 }
 
 contract!(Epoll as epoll);
+#[cfg(feature = "glommio")]
+contract!(Glommio as glommio);
 contract!(Uring as uring);

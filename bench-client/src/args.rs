@@ -300,6 +300,8 @@ pub(crate) struct DemoArgs {
 pub(crate) enum ReactorArg {
     Uring,
     Epoll,
+    /// Only in a build with `--features glommio`.
+    Glommio,
 }
 
 /// Who sends to whom.

@@ -100,6 +100,7 @@ fn reactor_words(reactor: Option<ReactorArg>) -> &'static [&'static str] {
         None => &[],
         Some(ReactorArg::Uring) => &["--reactor", "uring"],
         Some(ReactorArg::Epoll) => &["--reactor", "epoll"],
+        Some(ReactorArg::Glommio) => &["--reactor", "glommio"],
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit};
 use weir::{
-    limits::{LISTEN_BACKLOG_MIN, NAME_BYTES_MAX},
+    limits::{GLOMMIO_DESCRIPTORS_PER_SHARD, LISTEN_BACKLOG_MIN, NAME_BYTES_MAX},
     reactor::{
         Kind,
         probe::{Choice, detect},
@@ -355,6 +355,7 @@ pub(crate) fn pick(reactor: Option<ReactorArg>) -> Result<Kind, Failure> {
         None => Choice::Auto,
         Some(ReactorArg::Uring) => Choice::Uring,
         Some(ReactorArg::Epoll) => Choice::Epoll,
+        Some(ReactorArg::Glommio) => Choice::Glommio,
     };
     let (kind, reason) = detect(choice).map_err(|words| Failure::Run(anyhow::anyhow!(words)))?;
     if let Some(reason) = reason {
@@ -375,10 +376,14 @@ fn check_prefix(prefix: &str) -> Result<(), Failure> {
     )))
 }
 
-/// With epoll every connection is a file; with io_uring only each worker's table is bounded.
+/// With epoll and glommio every connection is a file; with io_uring only each worker's table is bounded.
 fn check_descriptors(kind: Kind, connections: u32, workers: u32, file_limit: u64) -> Result<(), Failure> {
     let (held, what) = match kind {
         Kind::Epoll => (file_limit.saturating_sub(plan::DESCRIPTORS_SPARE), "epoll, where every connection is an open file"),
+        Kind::Glommio => {
+            let spare = plan::DESCRIPTORS_SPARE + u64::from(workers * GLOMMIO_DESCRIPTORS_PER_SHARD);
+            (file_limit.saturating_sub(spare), "glommio, where every connection is an open file")
+        }
         Kind::Uring => (u64::from(workers) * u64::from(plan::connections_per_worker(file_limit)), "so many --workers"),
     };
     if u64::from(connections) <= held {

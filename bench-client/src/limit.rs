@@ -35,7 +35,7 @@ use crate::{
     fleet::dialect::Dialect,
     launch::{self, CONNECTING_DEFAULT, Failure, Wanted, block_signals, finish, measure, plan_for, run_config},
     plan::Plan,
-    report::{LimitCounts, LimitReport, Load, Report, driver},
+    report::{LimitCounts, LimitReport, Load, Report},
     run::RunConfig,
     scenario::{
         connect::{Connect, ConnectBooks},
@@ -138,9 +138,13 @@ impl BareLoop {
     fn start(what: What, common: &Common, server: &LimitServer, connections: u32) -> Result<BareLoop, Failure> {
         refuse_unknown(common)?;
         let kind = launch::pick(server.server_reactor)?;
+        if kind == Kind::Glommio {
+            let why = "what bounds a gateway on it is the one on io_uring; write --server-reactor uring";
+            return Err(Failure::Usage(format!("--server-reactor glommio: there is no bare loop on glommio: {why}")));
+        }
         let program = env::current_exe().context("this program's own place is not known")?;
         let mut command = Command::new(program);
-        command.args(["limit", "serve", "--what", name(what), "--server-reactor", driver(kind)]);
+        command.args(["limit", "serve", "--what", name(what), "--server-reactor", kind.name()]);
         command.args(["--server-core", &server.server_core.to_string()]);
         command.args(["--slots", &connections.saturating_add(SLOTS_SPARE).to_string()]);
         let mut process = Server::start(command.stdin(Stdio::piped())).context("the loop's process cannot be started")?;
@@ -159,7 +163,7 @@ impl BareLoop {
 
     /// Ends the loop, and tells the result.
     fn finish(self, mut report: Report) -> Result<u8, Failure> {
-        let (common, reactor, core) = (self.common.clone(), driver(self.kind), self.core);
+        let (common, reactor, core) = (self.common.clone(), self.kind.name(), self.core);
         let counts = self.stop()?;
         report.add_limit(LimitReport { reactor, core, counts });
         finish(&common, report)
@@ -214,6 +218,7 @@ fn serve_until_told(args: &LimitServeArgs) -> Result<u8, Failure> {
     let kind = match args.server_reactor {
         ReactorArg::Uring => Kind::Uring,
         ReactorArg::Epoll => Kind::Epoll,
+        ReactorArg::Glommio => Kind::Glommio,
     };
     let address = local_addr(&listener)?;
     let announce = || {

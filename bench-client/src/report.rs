@@ -22,7 +22,7 @@ use crate::{
 
 pub(crate) use self::{
     durable::DurableReport,
-    host::{Host, driver},
+    host::Host,
     limit::{LimitCounts, LimitReport},
     million::MillionReport,
     phases::{OfflineReport, StormReport},

@@ -153,7 +153,7 @@ settings! {
             zero: Some("one per core"),
             why: "every pair of shards has a ring of its own, and memory grows with the square",
         };
-        /// What drives the sockets: auto takes io_uring where the kernel allows it, else epoll.
+        /// What drives the sockets: auto takes io_uring where the kernel allows it, else epoll. glommio must have been built in.
         reactor: ReactorChoice = ReactorChoice::Auto, NONE;
         /// Developer mode: LOGIN needs no token, and the gateway listens on loopback only.
         dev: bool = false, NONE;

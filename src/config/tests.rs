@@ -161,7 +161,7 @@ fn a_value_of_the_wrong_type_says_what_is_needed() {
         ("shards = \"two\"", "FILE:1: `shards`: this must be a whole number, not the string \"two\""),
         ("shards = 1.5", "FILE:1: `shards`: no setting is a number with a fraction"),
         ("listen = \"here\"", "such as 0.0.0.0:7700 or [::1]:7700, not the string \"here\""),
-        ("reactor = \"iouring\"", "FILE:1: `reactor`: \"iouring\" is not one of auto, uring, epoll"),
+        ("reactor = \"iouring\"", "FILE:1: `reactor`: \"iouring\" is not one of auto, uring, epoll, glommio"),
         ("limits = 3", "FILE:1: there is no setting `limits`"),
         ("[auth]\naudience = \"weir\"", "FILE:2: `auth.audience`: this must be a list of strings"),
         ("[auth]\naudience = [1]", "FILE:2: `auth.audience`: this must hold strings only"),

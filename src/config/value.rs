@@ -229,11 +229,17 @@ pub enum ReactorChoice {
     Auto,
     Uring,
     Epoll,
+    /// Only in a build with the feature `glommio`.
+    Glommio,
 }
 
 impl ReactorChoice {
-    const ALL: [(&'static str, ReactorChoice); 3] =
-        [("auto", ReactorChoice::Auto), ("uring", ReactorChoice::Uring), ("epoll", ReactorChoice::Epoll)];
+    const ALL: [(&'static str, ReactorChoice); 4] = [
+        ("auto", ReactorChoice::Auto),
+        ("uring", ReactorChoice::Uring),
+        ("epoll", ReactorChoice::Epoll),
+        ("glommio", ReactorChoice::Glommio),
+    ];
 
     /// As written in the configuration.
     pub fn name(self) -> &'static str {
@@ -243,14 +249,14 @@ impl ReactorChoice {
 
 impl Typed for ReactorChoice {
     fn read(raw: &Raw, _: &Bounds) -> Result<Self, String> {
-        choice(&ReactorChoice::ALL, text(raw, "auto, uring or epoll")?)
+        choice(&ReactorChoice::ALL, text(raw, "auto, uring, epoll or glommio")?)
     }
 
     fn to_toml(&self) -> String {
         quoted(self.name())
     }
 
-    const PLACEHOLDER: &'static str = "auto|uring|epoll";
+    const PLACEHOLDER: &'static str = "auto|uring|epoll|glommio";
 }
 
 /// The device classes, each with its policy. There always is one named "default".

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, io, ops::ControlFlow};
 
-use super::{Backend, Clock, Envelope, Event, Sink, Wait};
+use super::{Backend, BlockingBackend, Clock, Envelope, Event, Sink, Wait};
 use crate::{
     ids::{ConnId, ShardId},
     io::{Input, Machine, Output, Tick},
@@ -126,36 +126,52 @@ impl<M: Machine> Driver<'_, M> {
     }
 }
 
-/// Drives `machine` until it says `Stop`.
-pub(super) fn drive<M: Machine>(
-    machine: &mut M,
-    backend: &mut impl Backend,
-    port: &mut Port<Envelope<M::Message>>,
-    clock: Clock,
-    stats: &ReactorStats,
-) -> io::Result<()> {
-    let mut driver = Driver {
-        machine,
-        clock,
-        now: clock.now(),
-        departing: HashMap::new(),
-        parcels: Vec::new(),
-        refused: Vec::new(),
-        holds_bytes: false,
-    };
-    let mut wait = Wait::No;
-    loop {
+/// The turns of one machine, but for the waiting between them, which is its driver's.
+pub(super) struct Turns<'a, M: Machine> {
+    driver: Driver<'a, M>,
+    stats: &'a ReactorStats,
+    /// How long the driver may wait before the next turn, and whether the port was declared asleep meanwhile.
+    wait: Wait,
+    asleep: bool,
+}
+
+impl<'a, M: Machine> Turns<'a, M> {
+    pub(super) fn new(machine: &'a mut M, clock: Clock, stats: &'a ReactorStats) -> Turns<'a, M> {
+        let driver = Driver {
+            machine,
+            clock,
+            now: clock.now(),
+            departing: HashMap::new(),
+            parcels: Vec::new(),
+            refused: Vec::new(),
+            holds_bytes: false,
+        };
+        Turns { driver, stats, wait: Wait::No, asleep: false }
+    }
+
+    /// Begins a turn: how long the driver may wait for its events. [`Turns::go_on`] must follow.
+    pub(super) fn begin(&mut self, port: &mut Port<Envelope<M::Message>>) -> Wait {
         // 1. reap
-        let asleep = wait != Wait::No && port.sleep();
-        let waited = backend.submit_and_wait(if asleep { wait } else { Wait::No });
-        if asleep {
+        self.asleep = self.wait != Wait::No && port.sleep();
+        if self.asleep { self.wait } else { Wait::No }
+    }
+
+    /// Works through the turn, when the driver has waited. Breaks when the machine says `Stop`.
+    pub(super) fn go_on(
+        &mut self,
+        backend: &mut impl Backend,
+        port: &mut Port<Envelope<M::Message>>,
+        waited: io::Result<()>,
+    ) -> io::Result<ControlFlow<()>> {
+        if self.asleep {
             port.wake();
         }
         waited?;
-        driver.now = clock.now();
+        let driver = &mut self.driver;
+        driver.now = driver.clock.now();
         // 2. handle each
         driver.holds_bytes = false;
-        let more = backend.dispatch(EVENTS_PER_TURN, &mut driver);
+        let more = backend.dispatch(EVENTS_PER_TURN, driver);
         // Connections go before messages, so that messages cannot keep them from a full ring for ever.
         driver.post_parcels(port);
         // 3. drain rings
@@ -164,9 +180,9 @@ pub(super) fn drive<M: Machine>(
         let mut wake_at = driver.machine.handle_tick(driver.now);
         // 5. poll outputs
         let flow = driver.perform(backend, port);
-        stats.wakes.add(port.publish() as u64);
-        stats.turns.add(1);
-        let ControlFlow::Continue(retries) = flow else { return Ok(()) };
+        self.stats.wakes.add(port.publish() as u64);
+        self.stats.turns.add(1);
+        let ControlFlow::Continue(retries) = flow else { return Ok(ControlFlow::Break(())) };
         // 6. submit, at the top of the next turn
         if retries || !driver.parcels.is_empty() {
             let retry = Tick(driver.now.0 + REFUSED_POST_RETRY_US);
@@ -174,13 +190,32 @@ pub(super) fn drive<M: Machine>(
         }
         // Bytes held back are due as soon as the machine takes them, which no event of the backend will tell.
         let due = more || driver.holds_bytes && !driver.machine.is_congested();
-        wait = match wake_at {
+        self.wait = match wake_at {
             _ if due => Wait::No,
             None => Wait::Forever,
-            Some(at) => match at.micros_since(clock.now()) {
+            Some(at) => match at.micros_since(driver.clock.now()) {
                 0 => Wait::No,
                 micros => Wait::Micros(micros),
             },
         };
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// Drives `machine` until it says `Stop`.
+pub(super) fn drive<M: Machine>(
+    machine: &mut M,
+    backend: &mut impl BlockingBackend,
+    port: &mut Port<Envelope<M::Message>>,
+    clock: Clock,
+    stats: &ReactorStats,
+) -> io::Result<()> {
+    let mut turns = Turns::new(machine, clock, stats);
+    loop {
+        let wait = turns.begin(port);
+        let waited = backend.submit_and_wait(wait);
+        if turns.go_on(backend, port, waited)?.is_break() {
+            return Ok(());
+        }
     }
 }

@@ -4,7 +4,6 @@
 //! An edge is reported once; what is left behind it is remembered here, as `readable` in the table and in the list `ready`.
 
 mod listener;
-mod table;
 mod transfer;
 #[allow(unsafe_code, reason = "one of the two fenced places: a system call that nix does not wrap")]
 mod wait;
@@ -25,12 +24,11 @@ use nix::{
     },
 };
 
-use self::{
-    listener::Listener,
-    table::{Phase, Table},
-    transfer::{Unsent, enqueue},
+use self::{listener::Listener, transfer::enqueue};
+use super::{
+    Backend, BlockingBackend, Event, Parcel, Peers, Setup, Sink, Wait, socket,
+    table::{Phase, Table, Unsent},
 };
-use super::{Backend, Event, Parcel, Peers, Setup, Sink, Wait, socket};
 use crate::{
     ids::{ConnId, ShardId},
     io::Chunk,
@@ -47,7 +45,7 @@ pub(super) struct Epoll {
     /// The edges of this turn are the first `edge_count`.
     edges: Vec<EpollEvent>,
     edge_count: usize,
-    table: Table,
+    table: Table<OwnedFd>,
     peers: Peers,
     listener: Option<Listener>,
     /// What is left of chunks that their socket did not take whole, by slot.
@@ -218,7 +216,7 @@ impl Epoll {
     }
 }
 
-impl Backend for Epoll {
+impl BlockingBackend for Epoll {
     fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {
         let has_work = self.overlooked || !self.done.is_empty();
         self.edge_count = 0;
@@ -241,7 +239,9 @@ impl Backend for Epoll {
         }
         Ok(())
     }
+}
 
+impl Backend for Epoll {
     fn dispatch(&mut self, budget: usize, sink: &mut impl Sink) -> bool {
         self.overlooked = false;
         for edge in 0..self.edge_count {
@@ -295,7 +295,7 @@ impl Backend for Epoll {
     fn depart(&mut self, conn: ConnId, to: ShardId) {
         let Some(entry) = self.table.named(conn) else { return };
         let healthy = entry.phase == Phase::Deciding && !entry.failed && !entry.sending;
-        let done = match entry.fd.take_if(|_| healthy && self.peers.take_room(to)) {
+        let done = match entry.socket.take_if(|_| healthy && self.peers.take_room(to)) {
             Some(fd) => {
                 entry.phase = Phase::Ended;
                 if let Err(errno) = self.poll.delete(&fd) {
@@ -324,7 +324,7 @@ impl Backend for Epoll {
 
     fn finish(&mut self, conn: ConnId) {
         let Some(entry) = self.table.named(conn) else { return };
-        if let Some(fd) = &entry.fd {
+        if let Some(fd) = &entry.socket {
             // Fails only on a connection that is broken, which is told by an event of its own.
             let _ = shutdown(fd.as_raw_fd(), Shutdown::Write);
         }
@@ -335,7 +335,7 @@ impl Backend for Epoll {
         if entry.phase != Phase::Ended {
             entry.phase = Phase::Ended;
             // Closing the only descriptor ends its registration too.
-            entry.fd = None;
+            entry.socket = None;
             self.unsent.remove(&conn.slot);
             self.done.push_back(Done::Closed { conn });
         }

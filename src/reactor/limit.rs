@@ -83,5 +83,9 @@ pub fn serve(setup: Setup, ready: impl FnOnce() -> io::Result<()>) -> io::Result
     match setup.kind {
         Kind::Uring => uring::serve(setup, ready),
         Kind::Epoll => epoll::serve(setup, ready),
+        Kind::Glommio => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "there is no bare loop on glommio: what bounds a gateway on it is the one on io_uring, so take that",
+        )),
     }
 }

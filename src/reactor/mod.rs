@@ -6,9 +6,14 @@
 mod buffers;
 mod drive;
 mod epoll;
+#[cfg(feature = "glommio")]
+#[allow(unsafe_code, reason = "one of the two fenced places: descriptors given to streams that take bare numbers")]
+mod glommio;
 pub mod limit;
+mod pause;
 pub mod probe;
 pub mod socket;
+mod table;
 #[allow(unsafe_code, reason = "one of the two fenced places: memory that operations in flight use")]
 mod uring;
 
@@ -121,9 +126,6 @@ pub(crate) trait Sink {
 /// - `Eof` and `Broken` come at most once each; bytes that came before them are delivered before them;
 /// - accepting survives running out of descriptors or slots: it pauses, and goes on when there is room.
 pub(crate) trait Backend {
-    /// Hands queued operations to the kernel and waits for events, or for the bell of this reactor's port.
-    fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()>;
-
     /// Delivers at most about `budget` events. Returns whether more can be delivered at once; bytes that the sink does not take
     /// do not count.
     fn dispatch(&mut self, budget: usize, sink: &mut impl Sink) -> bool;
@@ -140,11 +142,30 @@ pub(crate) trait Backend {
     fn stop_accepting(&mut self);
 }
 
+/// A driver that waits by a system call of its own. One inside of an executor awaits instead.
+pub(crate) trait BlockingBackend: Backend {
+    /// Hands queued operations to the kernel and waits for events, or for the bell of this reactor's port.
+    fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()>;
+}
+
 /// Which driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Uring,
     Epoll,
+    /// Only in a build with the feature `glommio`.
+    Glommio,
+}
+
+impl Kind {
+    /// As `--reactor` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Uring => "uring",
+            Kind::Epoll => "epoll",
+            Kind::Glommio => "glommio",
+        }
+    }
 }
 
 /// What a reactor is made from.
@@ -168,7 +189,7 @@ pub struct Setup {
 pub struct Peers {
     /// The ring's descriptor of each io_uring reactor, by shard; -1 until it is known.
     ring_fds: Arc<[AtomicI32]>,
-    /// How many more connections each epoll reactor has room for, by shard. A connection takes its room in the other reactor
+    /// How many more connections each reactor without a table in the kernel has room for, by shard. A connection takes its room in the other reactor
     /// before it leaves, so that it cannot arrive at a full table.
     rooms: Arc<[Room]>,
 }
@@ -198,6 +219,12 @@ impl Peers {
         self.rooms[shard.index()].0.fetch_add(connections, Ordering::Relaxed);
     }
 
+    /// How many more connections a shard has room for now.
+    #[cfg(feature = "glommio")]
+    fn room_of(&self, shard: ShardId) -> u32 {
+        self.rooms[shard.index()].0.load(Ordering::Relaxed)
+    }
+
     /// Takes room for one connection, if there is some.
     fn take_room(&self, shard: ShardId) -> bool {
         // Nothing is published through the counter: the connection itself travels in the mesh.
@@ -219,6 +246,10 @@ pub fn run<M: Machine>(
 ) -> io::Result<()> {
     let stats = Arc::clone(&setup.stats);
     match setup.kind {
+        #[cfg(feature = "glommio")]
+        Kind::Glommio => glommio::run(machine, port, setup, clock, ready),
+        #[cfg(not(feature = "glommio"))]
+        Kind::Glommio => Err(io::Error::new(io::ErrorKind::Unsupported, probe::WITHOUT_GLOMMIO)),
         Kind::Epoll => {
             let mut backend = epoll::Epoll::new(setup, port.id(), port.bell().as_fd())?;
             ready()?;

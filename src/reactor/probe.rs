@@ -14,7 +14,7 @@ use io_uring::{Probe, opcode};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::{
-    Backend as _, Event, Kind, Parcel, Peers, Setup, Sink, Wait,
+    Backend as _, BlockingBackend as _, Event, Kind, Parcel, Peers, Setup, Sink, Wait,
     socket::{self, ListenOptions},
     uring::{Uring, build_ring},
 };
@@ -30,6 +30,11 @@ const GROUP_PATH: &str = "/proc/sys/kernel/io_uring_group";
 /// The rehearsal takes less than a millisecond where it works.
 const REHEARSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Why [`Kind::Glommio`] cannot be had in a build without it.
+#[cfg(not(feature = "glommio"))]
+pub(super) const WITHOUT_GLOMMIO: &str =
+    "this program was built without glommio, which is a feature of its own; type: cargo build --release --features glommio";
+
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -37,16 +42,18 @@ pub enum Choice {
     Auto,
     Uring,
     Epoll,
+    Glommio,
 }
 
 /// Picks the driver. Beside it, for [`Choice::Auto`], why it is not io_uring.
 ///
 /// # Errors
-/// io_uring was asked for and does not work here; the text says why, and what to type.
+/// io_uring or glommio was asked for and does not work here; the text says why, and what to type.
 pub fn detect(choice: Choice) -> Result<(Kind, Option<String>), String> {
     match choice {
         Choice::Epoll => Ok((Kind::Epoll, None)),
         Choice::Uring => check().map(|()| (Kind::Uring, None)),
+        Choice::Glommio => check_glommio().map(|()| (Kind::Glommio, None)),
         Choice::Auto => Ok(match check() {
             Ok(()) => (Kind::Uring, None),
             Err(reason) => (Kind::Epoll, Some(reason)),
@@ -54,27 +61,37 @@ pub fn detect(choice: Choice) -> Result<(Kind, Option<String>), String> {
     }
 }
 
+#[cfg(feature = "glommio")]
+fn check_glommio() -> Result<(), String> {
+    super::glommio::check()
+}
+
+#[cfg(not(feature = "glommio"))]
+fn check_glommio() -> Result<(), String> {
+    Err(WITHOUT_GLOMMIO.to_owned())
+}
+
 /// What the host says of itself.
-struct Host {
+pub(super) struct Host {
     release: String,
     /// `kernel.io_uring_disabled`; `None` before Linux 6.6.
     disabled: Option<String>,
     /// `kernel.io_uring_group`.
     group: Option<String>,
     /// `RLIMIT_MEMLOCK`, in bytes.
-    memlock: u64,
+    pub(super) memlock: u64,
 }
 
 impl Host {
-    fn look() -> Host {
+    pub(super) fn look() -> Host {
         let read = |path| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
         let release = nix::sys::utsname::uname().map_or_else(|_| "?".to_owned(), |name| name.release().to_string_lossy().into());
         let memlock = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
         Host { release, disabled: read(DISABLED_PATH), group: read(GROUP_PATH), memlock }
     }
 
-    /// Why no ring could be made.
-    fn explain(&self, error: &io::Error) -> String {
+    /// Why no ring could be made, for a driver that needs the kernel `needed`.
+    pub(super) fn explain(&self, error: &io::Error, needed: &str) -> String {
         let release = &self.release;
         let cause = match (error.raw_os_error(), self.disabled.as_deref()) {
             (Some(libc::EPERM), Some("2")) => {
@@ -96,10 +113,10 @@ impl Host {
             (Some(libc::ENOSYS), _) => format!(
                 "Linux {release} has no such system call: it is older than 5.1, or built without CONFIG_IO_URING, or a sandbox answers in its \
                  place (gVisor does, and so do the seccomp profiles of some container runtimes; try --security-opt seccomp=unconfined). \
-                 Linux {KERNEL_NEEDED} or newer is needed"
+                 Linux {needed} or newer is needed"
             ),
             (Some(libc::EINVAL), _) => {
-                format!("Linux {release} does not know the modes that are needed; Linux {KERNEL_NEEDED} or newer is needed")
+                format!("Linux {release} does not know the modes that are needed; Linux {needed} or newer is needed")
             }
             (Some(libc::ENOMEM), _) => format!(
                 "there is no memory for a ring, or locked memory is limited (RLIMIT_MEMLOCK is {} bytes); type: ulimit -l unlimited, or set \
@@ -111,19 +128,20 @@ impl Host {
         };
         format!("io_uring is refused ({error}): {cause}")
     }
+
+    /// What a ring that could be made does not know, for a driver that needs the kernel `needed`.
+    pub(super) fn lacks(&self, operations: &[&str], needed: &str) -> String {
+        format!("io_uring on Linux {} lacks {}; Linux {needed} or newer is needed", self.release, operations.join(", "))
+    }
 }
 
 /// Whether io_uring does all that the reactor needs.
 fn check() -> Result<(), String> {
     let host = Host::look();
-    let ring = build_ring(8, 16).map_err(|error| host.explain(&error))?;
-    let missing = missing_operations(&ring).map_err(|error| host.explain(&error))?;
+    let ring = build_ring(8, 16).map_err(|error| host.explain(&error, KERNEL_NEEDED))?;
+    let missing = missing_operations(&ring).map_err(|error| host.explain(&error, KERNEL_NEEDED))?;
     if !missing.is_empty() {
-        return Err(format!(
-            "io_uring on Linux {} lacks {}; Linux {KERNEL_NEEDED} or newer is needed",
-            host.release,
-            missing.join(", ")
-        ));
+        return Err(host.lacks(&missing, KERNEL_NEEDED));
     }
     drop(ring);
     rehearse().map_err(|error| {
@@ -305,7 +323,7 @@ mod tests {
             ("0", libc::ENOMEM, "RLIMIT_MEMLOCK is 65536 bytes"),
         ];
         for (disabled, errno, expected) in cases {
-            let text = host(disabled).explain(&io::Error::from_raw_os_error(errno));
+            let text = host(disabled).explain(&io::Error::from_raw_os_error(errno), KERNEL_NEEDED);
             assert!(text.contains(expected), "{text}");
         }
     }

@@ -35,7 +35,7 @@ use self::{
     outgoing::{Outgoing, Sending},
     table::{Flags, Phase, Table},
 };
-use super::{Backend, Event, Parcel, Peers, Setup, Sink, Wait, buffers::Buffers};
+use super::{Backend, BlockingBackend, Event, Parcel, Peers, Setup, Sink, Wait, buffers::Buffers};
 use crate::{
     ids::{ConnId, ShardId},
     io::Chunk,
@@ -178,7 +178,7 @@ impl Uring {
     }
 }
 
-impl Backend for Uring {
+impl BlockingBackend for Uring {
     fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {
         let hurry = self.resume_receiving();
         self.start_connecting();
@@ -192,7 +192,9 @@ impl Backend for Uring {
         };
         self.ring.submit_and_wait(wait)
     }
+}
 
+impl Backend for Uring {
     /// All completions are taken in each turn, so that a slot's close is always known here before its next connection arrives, and
     /// all of their events are delivered except bytes: these wait in their buffers once the budget is used up.
     fn dispatch(&mut self, budget: usize, sink: &mut impl Sink) -> bool {

@@ -271,7 +271,7 @@ on_both_reactors! {
 
     /// The kernel gives no more descriptors: who comes is refused with a reason, and those who are in go on.
     fn more_connections_than_descriptors(reactor) {
-        let (limit, crowd) = ("400", if reactor == Reactor::Epoll { 400 } else { 900 });
+        let (limit, crowd) = ("400", if reactor == Reactor::Uring { 900 } else { 400 });
         let command = Gateway::command(reactor.name());
         let mut limited = std::process::Command::new("sh");
         limited.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\""), crate::harness::WEIR]);

@@ -31,6 +31,8 @@ pub const WEIR: &str = env!("CARGO_BIN_EXE_weir");
 pub enum Reactor {
     Uring,
     Epoll,
+    #[cfg(feature = "glommio")]
+    Glommio,
 }
 
 impl Reactor {
@@ -39,11 +41,13 @@ impl Reactor {
         match self {
             Reactor::Uring => "uring",
             Reactor::Epoll => "epoll",
+            #[cfg(feature = "glommio")]
+            Reactor::Glommio => "glommio",
         }
     }
 }
 
-/// Makes each case a test on each reactor: `case::uring` and `case::epoll`.
+/// Makes each case a test on each reactor: `case::uring` and `case::epoll`, and `case::glommio` in a build that has it.
 macro_rules! on_both_reactors {
     ($($(#[$about:meta])* fn $case:ident($reactor:ident) $body:block)+) => {
         $(
@@ -61,6 +65,12 @@ macro_rules! on_both_reactors {
                 #[test]
                 fn epoll() {
                     run(Reactor::Epoll);
+                }
+
+                #[cfg(feature = "glommio")]
+                #[test]
+                fn glommio() {
+                    run(Reactor::Glommio);
                 }
             }
         )+

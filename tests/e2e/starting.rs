@@ -55,6 +55,49 @@ fn where_io_uring_is_refused_it_cannot_be_forced() {
     assert!(output.stdout.is_empty(), "nothing listens");
 }
 
+#[cfg(not(feature = "glommio"))]
+#[test]
+fn a_build_without_glommio_says_how_to_get_it() {
+    let output = run_weir(&["serve", "--dev", "--listen", "127.0.0.1:0", "--reactor", "glommio"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cargo build --release --features glommio"), "{said}");
+    assert!(output.stdout.is_empty(), "nothing listens");
+}
+
+#[cfg(feature = "glommio")]
+mod glommio {
+    use super::*;
+
+    #[test]
+    fn is_picked_when_it_is_asked_for() {
+        let gateway = Gateway::start(Reactor::Glommio, &[]);
+        gateway.await_true("glommio to be picked", |gateway| gateway.log().contains("Glommio reactor"));
+    }
+
+    #[test]
+    fn cannot_be_forced_where_io_uring_is_refused() {
+        let output = without_io_uring(|| {
+            let mut command = Gateway::command("glommio");
+            run_to_end(command.arg("--dev"))
+        });
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("io_uring is refused (Operation not permitted"), "{said}");
+        assert!(said.contains("seccomp=") || said.contains("sysctl -w kernel.io_uring"), "{said}");
+    }
+
+    #[test]
+    fn says_what_to_type_where_memory_may_not_be_locked() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -l 64 && exec \"$0\" serve --dev --listen 127.0.0.1:0 --reactor glommio", WEIR]);
+        let output = run_to_end(&mut command);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("RLIMIT_MEMLOCK is 65536") && said.contains("ulimit -l 512"), "{said}");
+    }
+}
+
 #[test]
 fn a_host_that_allows_io_uring_gets_it() {
     let mut command = Gateway::command("auto");

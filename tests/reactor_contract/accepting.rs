@@ -85,10 +85,7 @@ pub(crate) fn pauses_without_descriptors_and_goes_on(kind: Kind) {
     if std::env::var_os(CHILD).is_some() {
         return serve_with_few_descriptors(kind);
     }
-    let module = match kind {
-        Kind::Uring => "uring",
-        Kind::Epoll => "epoll",
-    };
+    let module = kind.name();
     let mut child = Command::new(std::env::current_exe().expect("this program has a path"))
         .args(["--exact", "--nocapture", &format!("{module}::pauses_without_descriptors_and_goes_on")])
         .env(CHILD, "1")

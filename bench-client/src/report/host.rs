@@ -38,16 +38,8 @@ impl Host {
             sysctls: sysctls(),
             git: env!("BENCH_GIT"),
             command: command_line(std::env::args()),
-            reactor: driver(kind),
+            reactor: kind.name(),
         }
-    }
-}
-
-/// What a driver is called.
-pub(crate) fn driver(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Uring => "uring",
-        Kind::Epoll => "epoll",
     }
 }
 

@@ -1,29 +1,25 @@
 //! Receiving and sending on the epoll reactor.
 #![forbid(unsafe_code)]
 
-use std::{collections::VecDeque, os::fd::AsRawFd};
+use std::{
+    collections::VecDeque,
+    os::fd::{AsRawFd, OwnedFd},
+};
 
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv, send},
 };
 
-use super::{
-    Done, Epoll,
-    table::{Entry, Phase},
-};
+use super::{Done, Epoll};
 use crate::{
     ids::ConnId,
-    io::Chunk,
     limits::{RECEIVE_STEP_BYTES, RECEIVE_TURN_BYTES},
-    reactor::{Event, Sink},
+    reactor::{
+        Event, Sink,
+        table::{Entry, Phase, Unsent},
+    },
 };
-
-/// A chunk on its way, and how much of it the socket has taken.
-pub(super) struct Unsent {
-    pub(super) chunk: Chunk,
-    pub(super) sent: usize,
-}
 
 impl Epoll {
     /// Receives from a connection what it may have in this turn. Returns whether more may be there.
@@ -110,13 +106,13 @@ impl Epoll {
 }
 
 /// Lists a connection to be received from, once.
-pub(super) fn enqueue(ready: &mut VecDeque<ConnId>, conn: ConnId, entry: &mut Entry) {
+pub(super) fn enqueue(ready: &mut VecDeque<ConnId>, conn: ConnId, entry: &mut Entry<OwnedFd>) {
     if !std::mem::replace(&mut entry.queued, true) {
         ready.push_back(conn);
     }
 }
 
-fn break_connection(conn: ConnId, entry: &mut Entry, errno: i32, sink: &mut impl Sink) {
+fn break_connection(conn: ConnId, entry: &mut Entry<OwnedFd>, errno: i32, sink: &mut impl Sink) {
     entry.phase = Phase::Broken;
     entry.readable = false;
     sink.event(Event::Broken { conn, errno });

@@ -1,13 +1,15 @@
-//! The epoll reactor's connections: a table indexed by slot, whose free entries form a list, newest first.
+//! The connections of a reactor whose sockets are ordinary descriptors: a table indexed by slot, whose free entries form a list, newest
+//! first.
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
 
 use socket2::SockRef;
 
+use super::Peers;
 use crate::{
     ids::{ConnId, ShardId},
-    reactor::Peers,
+    io::Chunk,
 };
 
 /// Ends the list of free entries.
@@ -31,10 +33,10 @@ pub(super) enum Phase {
     Ended,
 }
 
-/// One connection. There may be a million of them: keep it small.
+/// One connection, of whose socket the driver holds an `S`. There may be a million of them: keep it small.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) fd: Option<OwnedFd>,
+pub(super) struct Entry<S> {
+    pub(super) socket: Option<S>,
     generation: u32,
     /// The next free slot, a token, or the errno of a failed send, as `phase` and `failed` say.
     pub(super) number: u32,
@@ -53,33 +55,17 @@ pub(super) struct Entry {
     pub(super) failed: bool,
 }
 
-const _: () = assert!(size_of::<Entry>() <= 24);
+const _: () = assert!(size_of::<Entry<OwnedFd>>() <= 24);
 
-impl Entry {
-    fn reset(&mut self, fd: Option<OwnedFd>, phase: Phase, number: u32) {
+impl<S> Entry<S> {
+    fn reset(&mut self, socket: Option<S>, phase: Phase, number: u32) {
         let generation = self.generation;
-        *self = Entry { fd, number, phase, generation, ..Entry::blank() };
+        *self = Entry { socket, number, phase, generation, ..Entry::blank() };
     }
 
-    /// The descriptor of a connection that has not ended.
-    pub(super) fn open_fd(&self) -> &OwnedFd {
-        self.fd.as_ref().expect("only a connection that has ended has no descriptor")
-    }
-
-    /// The error that the connection died of, if it did: that of a failed send, or the socket's.
-    pub(super) fn take_error(&self) -> Option<i32> {
-        if self.failed {
-            return Some(self.number as i32);
-        }
-        match SockRef::from(self.open_fd()).take_error() {
-            Ok(error) => error.map(|error| error.raw_os_error().unwrap_or(libc::EIO)),
-            Err(error) => error.raw_os_error(),
-        }
-    }
-
-    fn blank() -> Entry {
+    fn blank() -> Entry<S> {
         Entry {
-            fd: None,
+            socket: None,
             generation: 0,
             number: NO_SLOT,
             phase: Phase::Free,
@@ -93,17 +79,41 @@ impl Entry {
     }
 }
 
+impl Entry<OwnedFd> {
+    /// The descriptor of a connection that has not ended.
+    pub(super) fn open_fd(&self) -> &OwnedFd {
+        self.socket.as_ref().expect("only a connection that has ended has no descriptor")
+    }
+
+    /// The error that the connection died of, if it did: that of a failed send, or the socket's.
+    pub(super) fn take_error(&self) -> Option<i32> {
+        if self.failed {
+            return Some(self.number as i32);
+        }
+        match SockRef::from(self.open_fd()).take_error() {
+            Ok(error) => error.map(|error| error.raw_os_error().unwrap_or(libc::EIO)),
+            Err(error) => error.raw_os_error(),
+        }
+    }
+}
+
+/// A chunk on its way, and how much of it the socket has taken.
+pub(super) struct Unsent {
+    pub(super) chunk: Chunk,
+    pub(super) sent: usize,
+}
+
 /// All connections of one reactor.
-pub(super) struct Table {
-    entries: Vec<Entry>,
+pub(super) struct Table<S> {
+    entries: Vec<Entry<S>>,
     first_free: u32,
     peers: Peers,
     shard: ShardId,
 }
 
-impl Table {
+impl<S> Table<S> {
     /// A table for `slots` connections.
-    pub(super) fn new(slots: u32, peers: Peers, shard: ShardId) -> Table {
+    pub(super) fn new(slots: u32, peers: Peers, shard: ShardId) -> Table<S> {
         peers.give_room(shard, slots);
         // Address space only: the kernel gives pages as slots are used for the first time.
         Table { entries: Vec::with_capacity(slots as usize), first_free: NO_SLOT, peers, shard }
@@ -119,8 +129,14 @@ impl Table {
         self.peers.give_room(self.shard, 1);
     }
 
+    /// How many more connections there is room for now.
+    #[cfg(feature = "glommio")]
+    pub(super) fn room(&self) -> u32 {
+        self.peers.room_of(self.shard)
+    }
+
     /// Takes in a connection for which room was taken.
-    pub(super) fn insert(&mut self, fd: OwnedFd, phase: Phase, number: u32) -> ConnId {
+    pub(super) fn insert(&mut self, socket: S, phase: Phase, number: u32) -> ConnId {
         if self.first_free == NO_SLOT {
             self.first_free = self.entries.len() as u32;
             self.entries.push(Entry::blank());
@@ -128,24 +144,24 @@ impl Table {
         let slot = self.first_free;
         let entry = &mut self.entries[slot as usize];
         self.first_free = entry.number;
-        entry.reset(Some(fd), phase, number);
+        entry.reset(Some(socket), phase, number);
         ConnId { slot, generation: entry.generation }
     }
 
     /// The connection, unless the id is dead.
-    pub(super) fn get(&mut self, conn: ConnId) -> Option<&mut Entry> {
+    pub(super) fn get(&mut self, conn: ConnId) -> Option<&mut Entry<S>> {
         let entry = self.entries.get_mut(conn.slot as usize)?;
         (entry.phase != Phase::Free && entry.generation == conn.generation).then_some(entry)
     }
 
     /// The connection a machine speaks of. It must not use dead ids; in a release build that goes without consequence.
-    pub(super) fn named(&mut self, conn: ConnId) -> Option<&mut Entry> {
+    pub(super) fn named(&mut self, conn: ConnId) -> Option<&mut Entry<S>> {
         let entry = self.get(conn);
         debug_assert!(entry.is_some(), "the machine speaks of connection {conn}, which has ended");
         entry
     }
 
-    /// Ends the id, closes its descriptor if it still has one, and makes the slot free for another connection.
+    /// Ends the id, closes its socket if it still has one, and makes the slot free for another connection.
     pub(super) fn remove(&mut self, conn: ConnId) {
         let next = self.first_free;
         let Some(entry) = self.get(conn) else { return };
