@@ -25,7 +25,7 @@ use crate::{
     args::{Cli, Command as Subcommand, MillionArgs},
     child::Server,
     launch::{self, Failure},
-    report::{MillionReport, driver},
+    report::MillionReport,
     run::{self, Leg, RunConfig},
     scenario::{
         fanout::FanoutConfig,
@@ -124,7 +124,7 @@ fn print_outline(wanted: &Wanted, outline: &Outline) {
 fn start(program: &Path, outline: &Outline, kind: Kind) -> anyhow::Result<Server> {
     let shards = outline.shards.to_string();
     let mut command = Command::new(program);
-    command.args(["serve", "--dev", "--listen", "127.0.0.1:0", "--shards", &shards, "--reactor", driver(kind)]);
+    command.args(["serve", "--dev", "--listen", "127.0.0.1:0", "--shards", &shards, "--reactor", kind.name()]);
     command.args(["--limits-frames-per-second", "0", "--limits-bytes-per-second", "0"]);
     Server::start(command.stdin(Stdio::null())).with_context(|| format!("the gateway {} cannot be started", program.display()))
 }

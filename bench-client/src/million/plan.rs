@@ -17,6 +17,8 @@ use crate::{
 /// measured, with a tenth of reserve.
 const KERNEL_BYTES_URING: u64 = 11_500;
 const KERNEL_BYTES_EPOLL: u64 = 10_500;
+/// Of memory that an end of a connection takes more with glommio: about 790 B of its own, and a poll of the kernel.
+const GLOMMIO_BYTES: u64 = 1_024;
 /// The two processes' own memory for it.
 const USER_BYTES: u64 = 1_024;
 /// What must be free beyond that: for the run's own books, and for everything else on the machine.
@@ -72,6 +74,8 @@ impl Outline {
         let kernel_bytes = match wanted.kind {
             Kind::Uring => KERNEL_BYTES_URING,
             Kind::Epoll => KERNEL_BYTES_EPOLL,
+            // A poll for each connection, and what glommio keeps of it, for both ends.
+            Kind::Glommio => KERNEL_BYTES_EPOLL + 2 * GLOMMIO_BYTES,
         };
         // The ramp, and the storm, which is a ramp too; the end takes half of one.
         let moves = Duration::from_secs(connections * 5 / 2 / CONNECTS_PER_SECOND);
@@ -103,8 +107,9 @@ impl Outline {
         let mut refuse = |words: String| refusals.push(words);
         let files = machine.file_limit.saturating_sub(DESCRIPTORS_SPARE);
         match wanted.kind {
-            Kind::Epoll if u64::from(wanted.connections) > files => refuse(format!(
-                "with epoll each connection is an open file, and `ulimit -n` allows {}: raise it (sysctl/limits.conf), or use io_uring",
+            Kind::Epoll | Kind::Glommio if u64::from(wanted.connections) > files => refuse(format!(
+                "with {} each connection is an open file, and `ulimit -n` allows {}: raise it (sysctl/limits.conf), or use io_uring",
+                wanted.kind.name(),
                 grouped(machine.file_limit)
             )),
             Kind::Uring if self.shards > u32::from(SHARDS_MAX) || self.workers > WORKERS_MAX => refuse(format!(
@@ -114,7 +119,7 @@ impl Outline {
                 self.shards,
                 self.workers
             )),
-            Kind::Epoll | Kind::Uring => {}
+            Kind::Epoll | Kind::Glommio | Kind::Uring => {}
         }
         if self.memory_bytes > machine.available_bytes {
             refuse(format!(
