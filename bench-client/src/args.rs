@@ -4,6 +4,7 @@
 mod limit;
 mod million;
 mod soak;
+mod timeline;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -13,6 +14,7 @@ pub(crate) use self::{
     limit::{LimitAcceptArgs, LimitArgs, LimitCommand, LimitEchoArgs, LimitFanoutArgs, LimitServeArgs, LimitServer, What},
     million::MillionArgs,
     soak::SoakArgs,
+    timeline::TimelineArgs,
 };
 use crate::verify::PAYLOAD_BYTES_MIN;
 
@@ -180,6 +182,8 @@ pub(crate) struct RouteArgs {
     pub(crate) payload: Payload,
     #[command(flatten)]
     pub(crate) durable: DurableArgs,
+    #[command(flatten)]
+    pub(crate) timeline: TimelineArgs,
     /// Clients.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=4_000_000))]
     pub(crate) connections: u32,
@@ -209,6 +213,8 @@ pub(crate) struct FanoutArgs {
     pub(crate) payload: Payload,
     #[command(flatten)]
     pub(crate) durable: DurableArgs,
+    #[command(flatten)]
+    pub(crate) timeline: TimelineArgs,
     /// Clients, dealt out to the groups. By default 1,000 for each group.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_000_000), conflicts_with = "members")]
     pub(crate) connections: Option<u32>,

@@ -20,7 +20,7 @@ use weir::{
 use crate::{
     args::{
         Common, ConnectArgs, DurableArgs, FanoutArgs, OfflineArgs, Pattern, Payload, ReactorArg, ReceivingArgs, RouteArgs,
-        StormArgs,
+        StormArgs, TimelineArgs,
     },
     durable::Receiving,
     offline,
@@ -39,6 +39,7 @@ use crate::{
     stall::Owed,
     table,
     target::Target,
+    timeline::STEPS_MAX,
     token::Credentials,
 };
 
@@ -175,6 +176,7 @@ pub(crate) fn route_report(args: &RouteArgs, signals: &Signals) -> Result<Report
     }
     let wanted = wanted(args.connections, active, &args.payload, &args.durable);
     let (plan, kind) = plan_for(&args.common, wanted)?;
+    let plan = with_timeline(plan, &args.timeline, args.common.duration)?;
     let (peers, pattern) = match args.pattern {
         Pattern::Pairs => (Peers::Pairs, "pairs"),
         Pattern::Random => (Peers::random(args.peers, active, args.common.seed), "random"),
@@ -205,6 +207,7 @@ pub(crate) fn fanout_report(args: &FanoutArgs, signals: &Signals) -> Result<Repo
     }
     let wanted = wanted(connections, args.groups * args.publishers, &args.payload, &args.durable);
     let (plan, kind) = plan_for(&args.common, wanted)?;
+    let plan = with_timeline(plan, &args.timeline, args.common.duration)?;
     let fanout = Arc::new(FanoutConfig {
         groups: args.groups,
         publishers: args.publishers,
@@ -339,8 +342,21 @@ pub(crate) fn plan_for(common: &Common, wanted: Wanted) -> Result<(Plan, Kind), 
         compress: common.compress,
         receiving: wanted.receiving,
         returns: wanted.returns,
+        timeline_us: None,
     };
     Ok((plan, kind))
+}
+
+/// The same plan, and latency by steps if that was asked for.
+pub(crate) fn with_timeline(plan: Plan, args: &TimelineArgs, duration: Duration) -> Result<Plan, Failure> {
+    let steps = args.timeline.map_or(0, |step| duration.as_micros().div_ceil(step.as_micros()));
+    if steps > u128::from(STEPS_MAX) {
+        return Err(Failure::Usage(format!(
+            "--timeline {:?} makes {steps} steps of {duration:?}, and {STEPS_MAX} are the most, for each takes memory: use longer ones",
+            args.timeline.unwrap_or_default()
+        )));
+    }
+    Ok(Plan { timeline_us: args.timeline.map(|step| step.as_micros() as u64), ..plan })
 }
 
 /// A number that no other run has: messages of an earlier run must not count in this one.

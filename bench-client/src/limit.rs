@@ -76,6 +76,7 @@ fn echo(args: &LimitEchoArgs) -> Result<u8, Failure> {
     let mut bare = BareLoop::start(What::Echo, &args.common, &args.server, args.connections)?;
     let signals = block_signals()?;
     let (plan, config) = bare.plan(&signals, wanted(args.connections, active, args.payload.bytes))?;
+    let plan = launch::with_timeline(plan, &args.timeline, args.common.duration)?;
     let route = Arc::new(RouteConfig { peers: Peers::Own, depth: args.depth, rate: args.rate, is_durable: false });
     let load = Load { depth: args.rate.is_none().then_some(args.depth), planned_rate_per_s: args.rate, ..Load::default() };
     let report = measure(plan, &config, load, &*route, &signals, |plan, worker| Route::new(Arc::clone(&route), plan, worker))?;
@@ -93,6 +94,7 @@ fn fanout(args: &LimitFanoutArgs) -> Result<u8, Failure> {
     let mut bare = BareLoop::start(What::Fanout, &args.common, &args.server, args.members)?;
     let signals = block_signals()?;
     let (plan, mut config) = bare.plan(&signals, wanted(args.members, 1, args.payload.bytes))?;
+    let plan = launch::with_timeline(plan, &args.timeline, args.common.duration)?;
     config.leg.owed.deliveries_per_message = args.members.into();
     let fanout = Arc::new(FanoutConfig { groups: 1, publishers: 1, window: args.window, rate: args.rate, is_durable: false });
     let load = Load { window: args.rate.is_none().then_some(args.window), planned_rate_per_s: args.rate, ..Load::default() };

@@ -23,6 +23,7 @@ mod soak;
 mod stall;
 mod table;
 mod target;
+mod timeline;
 mod token;
 mod verify;
 

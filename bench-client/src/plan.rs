@@ -47,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) receiving: Option<Receiving>,
     /// Clients whose connection ends early come back.
     pub(crate) returns: bool,
+    /// Latency is recorded by steps of this length, too.
+    pub(crate) timeline_us: Option<u64>,
 }
 
 impl Plan {
@@ -172,6 +174,7 @@ pub(crate) fn example(connections: u32, workers: u32) -> Plan {
         first_source: Some(Ipv4Addr::new(127, 0, 0, 2)),
         receiving: None,
         returns: false,
+        timeline_us: None,
     }
 }
 

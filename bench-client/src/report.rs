@@ -6,6 +6,7 @@ mod host;
 mod limit;
 mod million;
 mod phases;
+mod timeline;
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
@@ -26,6 +27,7 @@ pub(crate) use self::{
     limit::{LimitCounts, LimitReport},
     million::MillionReport,
     phases::{OfflineReport, StormReport},
+    timeline::TimelineReport,
 };
 
 /// An open loop whose sends or turns were later than this, in the 99th percentile, measured the client and not the gateway.
@@ -61,6 +63,8 @@ pub(crate) struct Report {
     pub(crate) refusals: BTreeMap<String, Cause>,
     pub(crate) rate_per_s: f64,
     pub(crate) latency_us: Option<Percentiles>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timeline: Option<TimelineReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) schedule_lag_us: Option<Option<Percentiles>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -174,6 +178,7 @@ impl Report {
             refusals: causes(&outcome.refusals),
             rate_per_s: if seconds > 0.0 { tally.received_in_phase as f64 / seconds } else { 0.0 },
             latency_us: Percentiles::of_any(&outcome.latency_us),
+            timeline: outcome.timeline.as_ref().map(|timeline| TimelineReport::new(timeline, &outcome.latency_us)),
             schedule_lag_us: load.planned_rate_per_s.map(|_| Percentiles::of_any(&outcome.lag_us)),
             turn_lag_us: load.planned_rate_per_s.map(|_| Percentiles::of_any(&outcome.turn_lag_us)),
             connects_per_s: tally.ready as f64 / finished.ramp.as_secs_f64().max(1e-6),

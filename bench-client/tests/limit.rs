@@ -93,6 +93,32 @@ fn messages_larger_than_any_buffer_and_a_schedule_go_through_too() {
 }
 
 #[test]
+fn latency_over_time_and_by_size_adds_up_to_what_was_received() {
+    let part = ["--timeline", "100ms", "--duration", "600ms"];
+    for scenario in [&["echo", "--connections", "30", "--depth", "2"][..], &["fanout", "--members", "20", "--window", "2"]] {
+        let (code, object) = limit(&[scenario, &part, &["--workers", "2"]].concat());
+        assert_eq!(code, 0, "{object:#}");
+        schema::check(&object, Made { server_pid: true, timeline: true, ..Made::default() });
+        let timeline = &object["timeline"];
+        let list = |name: &str| -> Vec<u64> {
+            timeline.pointer(name).and_then(Value::as_array).expect(name).iter().filter_map(Value::as_u64).collect()
+        };
+        assert_eq!(timeline["step_ms"], 100.0);
+        let (received, p50, p99) = (list("/received"), list("/p50_us"), list("/p99_us"));
+        assert!((1..=6).contains(&received.len()) && p50.len() == received.len() && p99.len() == received.len(), "{timeline:#}");
+        assert!(p50.iter().zip(&p99).all(|(p50, p99)| p50 <= p99), "{timeline:#}");
+        // The last messages arrive when the phase is over.
+        let (all, in_steps) = (object["received"].as_u64().expect("a number"), received.iter().sum::<u64>());
+        assert!(in_steps > 100 && in_steps <= all && in_steps > all / 2, "{object:#}");
+        assert_eq!(list("/histogram/received").iter().sum::<u64>(), all, "{timeline:#}");
+        let longest = *list("/histogram/up_to_us").last().expect("a class");
+        assert!(longest >= object["latency_us"]["max"].as_u64().expect("a number"), "{object:#}");
+    }
+    let output = bench(&["limit", "echo", "--timeline", "1ms", "--duration", "2s"]);
+    assert_eq!((code(&output), text(&output).contains("1000 are the most")), (64, true), "{}", text(&output));
+}
+
+#[test]
 fn what_makes_no_sense_with_a_loop_is_refused_with_the_reason() {
     for (args, words) in [
         (&["echo", "--target", "127.0.0.1:7700"][..], "it starts the loop itself"),

@@ -4,7 +4,7 @@
 use clap::{Arg, Args, Subcommand, ValueEnum};
 use weir::reactor::limit::Loop;
 
-use super::{Common, Payload, ReactorArg, parse_rate};
+use super::{Common, Payload, ReactorArg, TimelineArgs, parse_rate};
 
 /// Options that all scenarios share, and that say nothing to a loop: it is started here, and knows no protocol.
 const NOT_OF_LOOPS: [&str; 7] = ["target", "server_pid", "token", "hs256_secret", "audience", "batches", "compress"];
@@ -54,6 +54,8 @@ pub(crate) struct LimitEchoArgs {
     #[command(flatten)]
     pub(crate) common: Common,
     #[command(flatten)]
+    pub(crate) timeline: TimelineArgs,
+    #[command(flatten)]
     pub(crate) server: LimitServer,
     #[command(flatten)]
     pub(crate) payload: Payload,
@@ -75,6 +77,8 @@ pub(crate) struct LimitEchoArgs {
 pub(crate) struct LimitFanoutArgs {
     #[command(flatten)]
     pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) timeline: TimelineArgs,
     #[command(flatten)]
     pub(crate) server: LimitServer,
     #[command(flatten)]

@@ -9,6 +9,7 @@ use weir::io::Tick;
 use crate::{
     durable::{DurableLedger, DurableTally},
     measure,
+    timeline::Timeline,
     verify::Inbound,
 };
 
@@ -155,6 +156,8 @@ pub(crate) struct Outcome {
     pub(crate) accepted_us: Histogram<u64>,
     /// From the end of a connection to its client being ready again, microseconds.
     pub(crate) return_us: Histogram<u64>,
+    /// The latencies by step, if they were asked for.
+    pub(crate) timeline: Option<Box<Timeline>>,
     /// The lowest durability that an ACCEPTED stated, by its number in `weir.proto`.
     pub(crate) durability: Option<i32>,
     /// Refused SENDs, by code.
@@ -180,6 +183,7 @@ impl Outcome {
             rtt_us: measure::histogram(),
             accepted_us: measure::histogram(),
             return_us: measure::histogram(),
+            timeline: None,
             durability: None,
             refusals: Causes::new(),
             endings: Causes::new(),
@@ -208,6 +212,11 @@ impl Outcome {
             (&mut self.return_us, &other.return_us),
         ] {
             ours.add(theirs).expect("all histograms have the same bounds");
+        }
+        match (&mut self.timeline, &other.timeline) {
+            (Some(ours), Some(theirs)) => ours.merge(theirs),
+            (None, Some(theirs)) => self.timeline = Some(theirs.clone()),
+            (_, None) => {}
         }
         for (ours, theirs) in [(&mut self.refusals, &other.refusals), (&mut self.endings, &other.endings)] {
             for (cause, (count, words)) in theirs {

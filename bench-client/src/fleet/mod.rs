@@ -119,6 +119,9 @@ impl<S: Scenario> Fleet<S> {
                 self.net.outcome.tally.is_done = false;
                 self.told_done = false;
                 self.net.phase_end = end;
+                if let Some(timeline) = &mut self.net.outcome.timeline {
+                    timeline.begin(start, end);
+                }
                 self.phase = Phase::Sending { end };
                 self.scenario.begin(&mut self.net, start, now);
             }

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     durable::Letter,
     plan::Plan,
+    timeline::Timeline,
     verify::{self, Arrival, Destination, Stamp},
 };
 
@@ -58,6 +59,7 @@ impl Net {
         let links = plan.share(worker, plan.connections);
         let mut outcome = Outcome::new();
         outcome.tally.is_done = false;
+        outcome.timeline = plan.timeline_us.map(|step_us| Box::new(Timeline::new(step_us)));
         Net {
             worker,
             links: (0..links).map(|_| Link::new()).collect(),
@@ -235,7 +237,11 @@ impl Net {
         tally.received += 1;
         tally.received_in_phase += u64::from(now < self.phase_end);
         tally.last_received = now;
-        self.outcome.latency_us.saturating_record(now.micros_since(stamp.planned));
+        let latency_us = now.micros_since(stamp.planned);
+        self.outcome.latency_us.saturating_record(latency_us);
+        if let Some(timeline) = &mut self.outcome.timeline {
+            timeline.record(now, latency_us);
+        }
     }
 
     /// Remembers a fault in words, if there are not enough of them yet.

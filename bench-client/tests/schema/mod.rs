@@ -14,6 +14,7 @@ pub(crate) struct Made {
     pub(crate) ramp_rate: bool,
     pub(crate) server_pid: bool,
     pub(crate) durable: bool,
+    pub(crate) timeline: bool,
 }
 
 /// One line of the table.
@@ -80,6 +81,7 @@ fn is_a(value: &Value, kind: &str) -> bool {
         "boolean" => value.is_boolean(),
         "list of strings" => value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
         "list" => value.is_array(),
+        "list of integers" => value.as_array().is_some_and(|list| list.iter().all(Value::is_u64)),
         "object" => value.is_object(),
         "null" => value.is_null(),
         other => panic!("schema.md has a type {other:?} that is not known here"),
@@ -104,6 +106,7 @@ fn check_present(object: &Value, row: &Row, made: Made) {
             "ramp rate" => made.ramp_rate,
             "--server-pid" => made.server_pid,
             "durable" => made.durable,
+            "--timeline" => made.timeline,
             other => panic!("schema.md says {other:?}, which is not known here"),
         };
         assert_eq!(parent.get(name).is_some(), wanted, "{:?} is there {:?}", row.field, row.when);
