@@ -61,23 +61,25 @@ const FRAME_BYTES: usize = 128;
 /// There is no result.
 pub(crate) fn limit(command: &LimitCommand) -> Result<u8, Failure> {
     match command {
-        LimitCommand::Echo(args) => echo(args),
+        LimitCommand::Echo(args) => echo(What::Echo, args),
+        LimitCommand::Relay(args) => echo(What::Relay, args),
         LimitCommand::Fanout(args) => fanout(args),
         LimitCommand::Accept(args) => accept(args),
         LimitCommand::Serve(args) => serve_until_told(args),
     }
 }
 
-fn echo(args: &LimitEchoArgs) -> Result<u8, Failure> {
+fn echo(what: What, args: &LimitEchoArgs) -> Result<u8, Failure> {
     let active = args.active.unwrap_or(args.connections);
     if active > args.connections {
         return Err(Failure::Usage(format!("--active {active} is more than --connections {}", args.connections)));
     }
-    let mut bare = BareLoop::start(What::Echo, &args.common, &args.server, args.connections)?;
+    let mut bare = BareLoop::start(what, &args.common, &args.server, args.connections)?;
     let signals = block_signals()?;
     let (plan, config) = bare.plan(&signals, wanted(args.connections, active, args.payload.bytes))?;
     let plan = launch::with_timeline(plan, &args.timeline, args.common.duration)?;
-    let route = Arc::new(RouteConfig { peers: Peers::Own, depth: args.depth, rate: args.rate, is_durable: false });
+    let peers = if what == What::Relay { Peers::Pairs } else { Peers::Own };
+    let route = Arc::new(RouteConfig { peers, depth: args.depth, rate: args.rate, is_durable: false });
     let load = Load { depth: args.rate.is_none().then_some(args.depth), planned_rate_per_s: args.rate, ..Load::default() };
     let report = measure(plan, &config, load, &*route, &signals, |plan, worker| Route::new(Arc::clone(&route), plan, worker))?;
     bare.finish(report)
@@ -203,6 +205,7 @@ fn refuse_unknown(common: &Common) -> Result<(), Failure> {
 fn name(what: What) -> &'static str {
     match what {
         What::Echo => "echo",
+        What::Relay => "relay",
         What::Fanout => "fanout",
         What::Accept => "accept",
     }

@@ -53,15 +53,17 @@ fn every_loop_is_exact_under_both_drivers_and_its_result_is_as_documented() {
             assert!((500.0..1e9).contains(&cpu), "{object:#}");
         };
 
-        let echo = ["echo", "--connections", "60", "--active", "20", "--depth", "4", "--payload", "64"];
-        let (code, object) = limit(&[&echo[..], &drivers].concat());
-        assert_eq!(code, 0, "{object:#}");
-        assert_exact(&object);
-        check(&object, Made::default());
-        assert!(object["received"].as_u64() > Some(100), "{object:#}");
-        // Header, channel, number and payload: what Weir is sent for 64 bytes.
-        assert!((90.0..100.0).contains(&object["bytes_per_send"].as_f64().expect("a number")), "{object:#}");
-        assert!(object["server"]["cpu_ns_per_message"].as_f64() > Some(50.0), "{object:#}");
+        for scenario in ["echo", "relay"] {
+            let args = [scenario, "--connections", "60", "--active", "20", "--depth", "4", "--payload", "64"];
+            let (code, object) = limit(&[&args[..], &drivers].concat());
+            assert_eq!(code, 0, "{object:#}");
+            assert_exact(&object);
+            check(&object, Made::default());
+            assert!(object["received"].as_u64() > Some(100), "{object:#}");
+            // Header, channel, number and payload: what Weir is sent for 64 bytes.
+            assert!((90.0..100.0).contains(&object["bytes_per_send"].as_f64().expect("a number")), "{object:#}");
+            assert!(object["server"]["cpu_ns_per_message"].as_f64() > Some(50.0), "{object:#}");
+        }
 
         let (code, object) = limit(&[&["fanout", "--members", "50", "--window", "4"][..], &drivers].concat());
         assert_eq!(code, 0, "{object:#}");
@@ -80,7 +82,11 @@ fn every_loop_is_exact_under_both_drivers_and_its_result_is_as_documented() {
 fn messages_larger_than_any_buffer_and_a_schedule_go_through_too() {
     for server in ["uring", "epoll"] {
         let args = ["--server-reactor", server, "--duration", "500ms", "--payload", "20000"];
-        for scenario in [&["echo", "--connections", "10", "--depth", "8"][..], &["fanout", "--members", "10", "--window", "8"]] {
+        for scenario in [
+            &["echo", "--connections", "10", "--depth", "8"][..],
+            &["relay", "--connections", "10", "--depth", "8"],
+            &["fanout", "--members", "10", "--window", "8"],
+        ] {
             let (code, object) = limit(&[scenario, &args].concat());
             assert_eq!(code, 0, "{object:#}");
             assert_exact(&object);

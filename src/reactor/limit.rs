@@ -9,6 +9,7 @@
 
 mod epoll;
 mod log;
+mod pairs;
 #[cfg(test)]
 mod tests;
 #[allow(unsafe_code, reason = "one of the two fenced places: memory that operations in flight use")]
@@ -24,6 +25,9 @@ pub enum Loop {
     /// What a connection sends comes back to it. On io_uring it waits in the receive buffers that all connections share: peers that do
     /// not read may take them all, and then nobody is received from until they do.
     Echo,
+    /// What a connection sends goes to the one other connection with the same greeting, and back. Until there is one, and when it has
+    /// gone, it goes nowhere.
+    Relay,
     /// What a connection sends goes to all connections, itself among them: one send to each in a turn, from memory that they share.
     Fanout,
     /// Connections are accepted in one place and move to another one, on a thread of its own, once the greeting has come: it is

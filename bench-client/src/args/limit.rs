@@ -18,9 +18,12 @@ pub(crate) struct LimitArgs {
 /// Each starts the loop as a process of its own, loads it as the scenario of a gateway loads that, and ends it.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum LimitCommand {
-    /// The bound of `route`: clients get back what they send.
+    /// The plain reference: clients get back what they send.
     #[command(mut_args(without_target))]
     Echo(LimitEchoArgs),
+    /// The bound of `route`: clients get what another one sends, in pairs.
+    #[command(mut_args(without_target))]
+    Relay(LimitEchoArgs),
     /// The bound of `fanout`: all clients get what one sends.
     #[command(mut_args(without_target))]
     Fanout(LimitFanoutArgs),
@@ -125,6 +128,7 @@ pub(crate) struct LimitServeArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum What {
     Echo,
+    Relay,
     Fanout,
     Accept,
 }
@@ -134,6 +138,7 @@ impl What {
     pub(crate) fn scenario(self) -> &'static str {
         match self {
             What::Echo => "limit-echo",
+            What::Relay => "limit-relay",
             What::Fanout => "limit-fanout",
             What::Accept => "limit-accept",
         }
@@ -144,6 +149,7 @@ impl From<What> for Loop {
     fn from(what: What) -> Loop {
         match what {
             What::Echo => Loop::Echo,
+            What::Relay => Loop::Relay,
             What::Fanout => Loop::Fanout,
             What::Accept => Loop::Accept,
         }

@@ -98,8 +98,8 @@ fn check_present(object: &Value, row: &Row, made: Made) {
             "always" | "in it" => true,
             "route" | "fanout" | "offline" | "storm" => row.when == scenario,
             "limit" => scenario.starts_with("limit-"),
-            "route, limit-echo, offline, storm, closed loop" => {
-                ["route", "limit-echo", "offline", "storm"].contains(&scenario) && !made.open_loop
+            "route, limit-echo, limit-relay, offline, storm, closed loop" => {
+                ["route", "limit-echo", "limit-relay", "offline", "storm"].contains(&scenario) && !made.open_loop
             }
             "fanout, limit-fanout, closed loop" => ["fanout", "limit-fanout"].contains(&scenario) && !made.open_loop,
             "open loop" => made.open_loop,

@@ -16,7 +16,7 @@ use self::{
     fanout::Fanout,
     rig::{Mark, Rig},
 };
-use super::{Counts, Loop, Setup};
+use super::{Counts, Loop, Setup, pairs::Pairs};
 use crate::mesh::Bell;
 
 /// What a loop does with edges.
@@ -62,7 +62,11 @@ pub(super) fn serve(setup: Setup, ready: impl FnOnce() -> io::Result<()>) -> io:
     match what {
         Loop::Echo => {
             ready()?;
-            drive(rig, Echo::new(None))
+            drive(rig, Echo::new(None, None))
+        }
+        Loop::Relay => {
+            ready()?;
+            drive(rig, Echo::new(Some(Pairs::default()), None))
         }
         Loop::Fanout => {
             ready()?;
@@ -75,7 +79,7 @@ pub(super) fn serve(setup: Setup, ready: impl FnOnce() -> io::Result<()>) -> io:
             let rig_of_echo = Rig::new(None, connections, &stop)?;
             rig_of_echo.hear(bell.as_fd())?;
             let echo = thread::Builder::new().name("echo".into());
-            let echo = echo.spawn(move || drive(rig_of_echo, Echo::new(Some(arrive))))?;
+            let echo = echo.spawn(move || drive(rig_of_echo, Echo::new(None, Some(arrive))))?;
             ready()?;
             let counts = drive(rig, Doorman::new(leave, bell))?;
             let echoed = echo.join().unwrap_or_else(|_| Err(io::Error::other("the thread that echoes panicked")));

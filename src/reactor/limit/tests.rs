@@ -118,6 +118,46 @@ fn what_is_sent_comes_back_whole_and_in_order_however_slowly_it_is_read() {
 }
 
 #[test]
+fn who_greets_alike_has_what_the_other_one_sends_and_nobody_else_has() {
+    for kind in kinds() {
+        let served = Served::start(kind, Loop::Relay, 8);
+        let mut pairs = ["one", "two"].map(|name| [(); 2].map(|()| served.greet(name.as_bytes())));
+        let mut alone = served.greet(b"alone");
+        alone.write_all(b"is anybody there?").expect("it is there");
+        // More than the sockets hold, in both directions at once, and read late.
+        for (at, pair) in pairs.iter_mut().enumerate() {
+            let sent = [pattern(8 << 20, at), pattern(8 << 20, at + 10)];
+            let writers = [0, 1].map(|side| {
+                let (mut writer, bytes) = (pair[side].try_clone().expect("a descriptor"), sent[side].clone());
+                thread::spawn(move || writer.write_all(&bytes).expect("it is taken"))
+            });
+            thread::sleep(Duration::from_millis(50));
+            let readers = [0, 1].map(|side| {
+                let (mut reader, expected) = (pair[side].try_clone().expect("a descriptor"), sent[1 - side].clone());
+                thread::spawn(move || assert!(read(&mut reader, expected.len()) == expected, "{kind:?}, pair {at}, side {side}"))
+            });
+            writers.into_iter().chain(readers).for_each(|thread| thread.join().expect("no panic"));
+        }
+        // One that goes leaves the other one alone, and its greeting is free for two others.
+        let [[first, mut left], [mut third, mut fourth]] = pairs;
+        drop(first);
+        left.write_all(b"are you still there?").expect("it is there");
+        let mut fresh = [(); 2].map(|()| served.greet(b"one"));
+        fresh[0].write_all(b"fresh").expect("it is there");
+        assert_eq!(read(&mut fresh[1], 5), b"fresh");
+        third.write_all(b"as before").expect("it is there");
+        assert_eq!(read(&mut fourth, 9), b"as before");
+        drop((third, fresh));
+        for client in [&mut left, &mut alone] {
+            client.set_read_timeout(Some(Duration::from_millis(50))).expect("an option");
+            let error = client.read(&mut [0]).expect_err("nothing comes to who has no other one");
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        }
+        assert_eq!(Counts { parked: 0, turns: 0, ..served.stop() }, counts(7, 0, 0), "{kind:?}");
+    }
+}
+
+#[test]
 fn every_member_gets_what_any_member_sends_and_greetings_go_to_nobody_else() {
     for kind in kinds() {
         let served = Served::start(kind, Loop::Fanout, 8);
@@ -169,7 +209,9 @@ fn who_sends_to_a_member_that_never_reads_is_closed_and_counted() {
 
 #[test]
 fn a_connection_beyond_the_limit_is_closed_and_counted_and_its_place_is_used_again() {
-    for (kind, what) in kinds().into_iter().flat_map(|kind| [Loop::Echo, Loop::Fanout, Loop::Accept].map(|what| (kind, what))) {
+    for (kind, what) in
+        kinds().into_iter().flat_map(|kind| [Loop::Echo, Loop::Relay, Loop::Fanout, Loop::Accept].map(|what| (kind, what)))
+    {
         let served = Served::start(kind, what, 2);
         let first = served.greet(b"first");
         let second = served.greet(b"second");

@@ -14,7 +14,7 @@ use self::{
     fanout::Fanout,
     rig::{Op, Receiving, Rig},
 };
-use super::{Counts, Loop, Setup};
+use super::{Counts, Loop, Setup, pairs::Pairs};
 
 /// What a loop does with completions.
 trait Bare {
@@ -88,7 +88,12 @@ pub(super) fn serve(setup: Setup, ready: impl FnOnce() -> io::Result<()>) -> io:
         Loop::Echo => {
             let rig = Rig::new(Some(listener), connections, stop, Receiving::Many)?;
             ready()?;
-            Driven { rig, bare: Echo::new(connections) }.drive()
+            Driven { rig, bare: Echo::new(connections, None) }.drive()
+        }
+        Loop::Relay => {
+            let rig = Rig::new(Some(listener), connections, stop, Receiving::Many)?;
+            ready()?;
+            Driven { rig, bare: Echo::new(connections, Some(Pairs::default())) }.drive()
         }
         Loop::Fanout => {
             let rig = Rig::new(Some(listener), connections, stop, Receiving::Many)?;
@@ -102,7 +107,7 @@ pub(super) fn serve(setup: Setup, ready: impl FnOnce() -> io::Result<()>) -> io:
                 let rig = Rig::new(None, connections, stop_echo, Receiving::Many)?;
                 // Nobody hears it any more: the other thread has failed, and its error is what counts.
                 let _ = tell.send(rig.descriptor());
-                Driven { rig, bare: Echo::new(connections) }.drive()
+                Driven { rig, bare: Echo::new(connections, None) }.drive()
             })?;
             let join = || echo.join().unwrap_or_else(|_| Err(io::Error::other("the thread that echoes panicked")));
             let Ok(ring) = told.recv() else { return join() };

@@ -8,6 +8,7 @@ use weir::{
     wire::{Decoded, ErrorCode, Frame, FrameType, Unpacker, body, decode},
 };
 
+use super::{Dialect, bare::greeting_of};
 use crate::{
     durable::is_to_acknowledgement,
     fleet::{Fleet, link::State, message::count_cause, ramp::passes, session::HEARTBEAT_INTERVAL_MS},
@@ -18,8 +19,9 @@ use crate::{
 impl<S: Scenario> Fleet<S> {
     /// LOGIN.
     pub(super) fn weir_log_in(&mut self, local: u32, now: Tick) {
-        let mut client_id = String::new();
-        self.net.plan.put_client(self.net.client(local), &mut client_id);
+        let (client, mut client_id) = (self.net.client(local), String::new());
+        let named = if self.net.plan.dialect == Dialect::Bare { greeting_of(client) } else { client };
+        self.net.plan.put_client(named, &mut client_id);
         let token = self.net.plan.credentials.token_for(&client_id);
         let agent = concat!("bench-client/", env!("CARGO_PKG_VERSION")).to_owned();
         let window = self.net.plan.receiving.map_or(0, |receiving| receiving.window);

@@ -1,4 +1,4 @@
-//! Echo on epoll: one receive and one send for what is there.
+//! Echo and relay on epoll: one receive and one send for what is there.
 #![forbid(unsafe_code)]
 
 use std::{io, os::fd::OwnedFd, sync::mpsc::Receiver};
@@ -6,27 +6,67 @@ use std::{io, os::fd::OwnedFd, sync::mpsc::Receiver};
 use nix::sys::epoll::EpollFlags;
 
 use super::{
+    super::pairs::Pairs,
     Bare,
     rig::{Received, Rig, is_ending, is_readable, transmit},
 };
 
-/// The connections of an echo. They come from a listener, or from a doorman.
+/// The connections of an echo, or of a relay.
 pub(super) struct Echo {
+    /// Of a relay: who has what another one sends.
+    pairs: Option<Pairs>,
+    /// Where connections come from, if that is not the listener.
     arrivals: Option<Receiver<(OwnedFd, Vec<u8>)>>,
 }
 
 impl Echo {
-    pub(super) fn new(arrivals: Option<Receiver<(OwnedFd, Vec<u8>)>>) -> Echo {
-        Echo { arrivals }
+    pub(super) fn new(pairs: Option<Pairs>, arrivals: Option<Receiver<(OwnedFd, Vec<u8>)>>) -> Echo {
+        Echo { pairs, arrivals }
     }
 
-    /// Sends back what the scratch holds; keeps what the socket does not take.
-    fn answer(rig: &mut Rig, key: usize, bytes: usize) {
+    /// Receives from a connection, until that is over or its bytes are not taken: while they are not it is not read, so that TCP slows
+    /// its peer down. `to_the_end`: its end is in sight, or it was not read for a while.
+    fn read(&mut self, rig: &mut Rig, key: usize, to_the_end: bool) {
+        while rig.conns.contains(key) && self.is_taken(rig, key) {
+            match rig.receive(key, rig.scratch.len()) {
+                Received::Bytes(count) => {
+                    let to = match &mut self.pairs {
+                        None => Some(key),
+                        Some(pairs) => pairs.route(key, &rig.scratch[..count]),
+                    };
+                    to.into_iter().for_each(|to| self.answer(rig, to, count));
+                    // Less than asked for: no more was there, and what comes later is an edge of its own.
+                    if count < rig.scratch.len() && !to_the_end {
+                        break;
+                    }
+                }
+                Received::Nothing => break,
+                Received::End => self.close(rig, key),
+            }
+        }
+    }
+
+    /// Whether there is room for what a connection sends.
+    fn is_taken(&self, rig: &Rig, key: usize) -> bool {
+        let to = match &self.pairs {
+            None => key,
+            Some(pairs) => pairs.other(key).unwrap_or(key),
+        };
+        rig.conns[to].unsent.is_empty()
+    }
+
+    /// Sends what the scratch holds; keeps what the socket does not take.
+    fn answer(&mut self, rig: &mut Rig, key: usize, bytes: usize) {
         let (conn, bytes) = (&mut rig.conns[key], &rig.scratch[..bytes]);
         match transmit(&conn.fd, bytes) {
             Ok(sent) => conn.unsent.extend_from_slice(&bytes[sent..]),
-            Err(_) => drop(rig.conns.remove(key)),
+            Err(_) => self.close(rig, key),
         }
+    }
+
+    fn close(&mut self, rig: &mut Rig, key: usize) {
+        drop(rig.conns.remove(key));
+        self.pairs.iter_mut().for_each(|pairs| pairs.remove(key));
     }
 }
 
@@ -41,32 +81,28 @@ impl Bare for Echo {
         if !conn.unsent.is_empty() {
             match transmit(&conn.fd, &conn.unsent) {
                 Ok(sent) => drop(conn.unsent.drain(..sent)),
-                Err(_) => drop(rig.conns.remove(key)),
+                Err(_) => {
+                    self.close(rig, key);
+                    return Ok(());
+                }
+            }
+            if conn.unsent.is_empty() {
+                // Whoever fills it was not read meanwhile.
+                let from = self.pairs.as_ref().map_or(Some(key), |pairs| pairs.other(key));
+                from.into_iter().for_each(|from| self.read(rig, from, true));
             }
         }
-        // While it takes nothing it is not read: TCP slows its peer down.
-        while is_readable(edge) && rig.conns.get(key).is_some_and(|conn| conn.unsent.is_empty()) {
-            match rig.receive(key, rig.scratch.len()) {
-                Received::Bytes(count) => {
-                    Echo::answer(rig, key, count);
-                    // Less than asked for: no more was there, and what comes later is an edge of its own.
-                    if count < rig.scratch.len() && !is_ending(edge) {
-                        break;
-                    }
-                }
-                Received::Nothing => break,
-                Received::End => drop(rig.conns.remove(key)),
-            }
+        if is_readable(edge) {
+            self.read(rig, key, is_ending(edge));
         }
         Ok(())
     }
 
     fn rung(&mut self, rig: &mut Rig) -> io::Result<()> {
-        let Some(arrivals) = &self.arrivals else { return Ok(()) };
-        for (fd, greeting) in arrivals.try_iter() {
+        while let Some((fd, greeting)) = self.arrivals.as_ref().and_then(|arrivals| arrivals.try_recv().ok()) {
             let Some(key) = rig.insert(fd) else { continue };
             rig.scratch[..greeting.len()].copy_from_slice(&greeting);
-            Echo::answer(rig, key, greeting.len());
+            self.answer(rig, key, greeting.len());
             if rig.conns.contains(key) {
                 rig.register(key)?;
             }

@@ -1,8 +1,9 @@
-//! Echo on io_uring: what was received is sent from the very buffer that the kernel received it in.
+//! Echo and relay on io_uring: what was received is sent from the very buffer that the kernel received it in.
 
 use std::io;
 
 use super::{
+    super::pairs::Pairs,
     Bare, Greeting,
     rig::{Op, Received, Rig},
 };
@@ -28,15 +29,27 @@ enum Cargo {
     Greeting(Greeting),
 }
 
-/// The connections of an echo.
+/// The connections of an echo, or of a relay.
 pub(super) struct Echo {
     lines: Vec<Line>,
+    /// Of a relay: who has what another one sends.
+    pairs: Option<Pairs>,
 }
 
 impl Echo {
-    pub(super) fn new(connections: u32) -> Echo {
+    pub(super) fn new(connections: u32, pairs: Option<Pairs>) -> Echo {
         let line = || Line { sending: Cargo::Nothing, queue: NO_BUFFER, done: 0, last: false };
-        Echo { lines: (0..connections).map(|_| line()).collect() }
+        Echo { lines: (0..connections).map(|_| line()).collect(), pairs }
+    }
+
+    /// Who is to have what came in a buffer. `None`: nobody, and the kernel has it back.
+    fn route(&mut self, rig: &mut Rig, from: u32, id: u16) -> Option<u32> {
+        let Some(pairs) = &mut self.pairs else { return Some(from) };
+        let to = pairs.route(from as usize, rig.buffers.bytes(id)).map(|to| to as u32).filter(|to| !rig.has_ended(*to));
+        if to.is_none() {
+            rig.buffers.give_back(id);
+        }
+        to
     }
 
     /// Sends what is left of the line's cargo.
@@ -87,14 +100,21 @@ impl Bare for Echo {
                 }
             }
             Op::Receive => {
-                let line = &mut self.lines[slot as usize];
-                match rig.received(slot, result, flags) {
-                    Received::Bytes(id) => line.queue = rig.buffers.enqueue(line.queue, id),
-                    Received::End => line.last = true,
+                let to = match rig.received(slot, result, flags) {
+                    Received::Bytes(id) => {
+                        let Some(to) = self.route(rig, slot, id) else { return Ok(()) };
+                        let line = &mut self.lines[to as usize];
+                        line.queue = rig.buffers.enqueue(line.queue, id);
+                        to
+                    }
+                    Received::End => {
+                        self.lines[slot as usize].last = true;
+                        slot
+                    }
                     Received::Nothing => return Ok(()),
-                }
-                if !rig.is_sending(slot) {
-                    self.advance(rig, slot, true);
+                };
+                if !rig.is_sending(to) {
+                    self.advance(rig, to, true);
                 }
             }
             Op::Send => {
@@ -115,6 +135,7 @@ impl Bare for Echo {
             Op::Close => {
                 rig.closed(slot);
                 self.lines[slot as usize].last = false;
+                self.pairs.iter_mut().for_each(|pairs| pairs.remove(slot as usize));
             }
             Op::Arrive | Op::Stop | Op::CancelReceive | Op::Depart => {}
         }
