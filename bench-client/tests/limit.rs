@@ -6,7 +6,7 @@ mod schema;
 
 use std::{
     fs,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -147,29 +147,47 @@ fn what_makes_no_sense_with_a_loop_is_refused_with_the_reason() {
     assert!(help.contains("--server-core") && !help.contains("--target") && !help.contains("--token"), "{help}");
 }
 
+/// `limit echo` for half a minute, and its loop.
+fn start() -> (Child, u32) {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_bench-client"));
+    program.args(["limit", "echo", "--connections", "20", "--duration", "30s"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    let program = program.spawn().expect("it starts");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let threads = || fs::read_dir(format!("/proc/{}/task", program.id())).map_or(0, Iterator::count);
+    // It takes signals in good order once it has a second thread.
+    while threads() < 2 {
+        assert!(Instant::now() < deadline, "it starts its loop");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let loops = loops_of(program.id());
+    assert_eq!(loops.len(), 1);
+    thread::sleep(Duration::from_millis(500));
+    assert!(is_there(loops[0]));
+    (program, loops[0])
+}
+
 #[test]
 fn no_loop_outlives_the_program_that_started_it() {
     for signal in [Signal::SIGINT, Signal::SIGKILL] {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_bench-client"));
-        program.args(["limit", "echo", "--connections", "20", "--duration", "30s"]).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut program = program.spawn().expect("it starts");
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let loops = loop {
-            let loops = loops_of(program.id());
-            if !loops.is_empty() || Instant::now() > deadline {
-                break loops;
-            }
-            thread::sleep(Duration::from_millis(10));
-        };
-        assert_eq!(loops.len(), 1);
-        thread::sleep(Duration::from_millis(500));
-        assert!(is_there(loops[0]));
+        let (mut program, its_loop) = start();
         kill(Pid::from_raw(program.id() as i32), signal).expect("it runs");
         let status = program.wait().expect("a child");
         assert_eq!(status.code(), (signal == Signal::SIGINT).then_some(2), "interrupted is not valid");
-        while is_there(loops[0]) {
-            assert!(Instant::now() < deadline, "{signal}: the loop {} goes on", loops[0]);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while is_there(its_loop) {
+            assert!(Instant::now() < deadline, "{signal}: the loop {its_loop} goes on");
             thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+#[test]
+fn a_loop_that_dies_gives_no_result() {
+    let (program, its_loop) = start();
+    kill(Pid::from_raw(its_loop as i32), Signal::SIGKILL).expect("it runs");
+    let asked = Instant::now();
+    let output = program.wait_with_output().expect("a child");
+    assert!(asked.elapsed() < Duration::from_secs(25), "it does not wait for the end of its time");
+    assert_eq!(code(&output), 2, "{}", text(&output));
+    assert!(text(&output).contains("the loop ended with signal: 9"), "{}", text(&output));
 }
