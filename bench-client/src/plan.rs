@@ -113,13 +113,17 @@ impl Plan {
 
     /// The channel with this name.
     pub(crate) fn destination_named(&self, channel: &str) -> Option<Destination> {
-        match channel.strip_prefix(self.dialect.user_prefix()) {
-            Some(client) => self.client_named(client).map(Destination::Client),
-            None => {
-                let group = channel.strip_prefix(self.dialect.group_prefix())?;
-                self.group_named(group).map(Destination::Group)
-            }
-        }
+        self.client_of(channel).map(Destination::Client).or_else(|| self.group_of(channel).map(Destination::Group))
+    }
+
+    /// The client whose own channel has this name.
+    pub(crate) fn client_of(&self, channel: &str) -> Option<u32> {
+        self.client_named(channel.strip_prefix(self.dialect.user_prefix())?)
+    }
+
+    /// The group whose channel has this name.
+    pub(crate) fn group_of(&self, channel: &str) -> Option<u32> {
+        self.group_named(channel.strip_prefix(self.dialect.group_prefix())?)
     }
 
     /// The client with this name, if it is one of this run.

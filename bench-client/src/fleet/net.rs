@@ -103,8 +103,9 @@ impl Net {
         self.channel.clear();
         self.plan.put_channel(destination, &mut self.channel);
         let (channel, payload) = (self.channel.as_str(), self.payload.as_slice());
-        let (link, pool) = (&mut self.links[local as usize], &mut self.pool);
-        let bytes = match self.plan.dialect {
+        let out = buffer(&mut self.links[local as usize], &mut self.pool);
+        let before = out.len();
+        match self.plan.dialect {
             Dialect::Weir | Dialect::Bare => {
                 let send = SendRef {
                     channel,
@@ -115,11 +116,12 @@ impl Net {
                     include_sender: matches!(destination, Destination::Group(_)),
                     ..SendRef::default()
                 };
-                append(link, pool, |out| encode(&Frame::Send(send), out))
+                encode(&Frame::Send(send), out);
             }
-            Dialect::Nats => append(link, pool, |out| nats::put_publish(channel, payload, out)),
-            Dialect::Mqtt => append(link, pool, |out| mqtt::put_publish(channel, payload, out)),
-        };
+            Dialect::Nats => nats::put_publish(channel, payload, out),
+            Dialect::Mqtt => mqtt::put_publish(channel, payload, out),
+        }
+        let bytes = out.len() - before;
         self.queued_bytes += bytes;
         self.outcome.tally.sends += 1;
         self.outcome.tally.send_bytes += bytes as u64;
@@ -144,7 +146,10 @@ impl Net {
 
     /// Appends what `write` writes to what a link has to send.
     pub(crate) fn put(&mut self, local: u32, now: Tick, write: impl FnOnce(&mut Vec<u8>)) {
-        self.queued_bytes += append(&mut self.links[local as usize], &mut self.pool, write);
+        let out = buffer(&mut self.links[local as usize], &mut self.pool);
+        let before = out.len();
+        write(out);
+        self.queued_bytes += out.len() - before;
         self.touch(local, now);
     }
 
@@ -263,14 +268,12 @@ impl Net {
     }
 }
 
-/// Appends what `write` writes to what a link has to send. Returns how many bytes that is.
-fn append(link: &mut Link, pool: &mut Vec<Vec<u8>>, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+/// What a link has to send, to append to.
+fn buffer<'a>(link: &'a mut Link, pool: &mut Vec<Vec<u8>>) -> &'a mut Vec<u8> {
     if link.out.capacity() == 0 {
         link.out = pool.pop().unwrap_or_default();
     }
-    let before = link.out.len();
-    write(&mut link.out);
-    link.out.len() - before
+    &mut link.out
 }
 
 /// A `client_msg_id` that tells the stream and the sequence.

@@ -167,9 +167,8 @@ impl Fanout {
     /// The stream by which this message came to its receiver, and its publisher, if such a message can come to it.
     fn stream(&self, net: &Net, local: u32, push: &PushRef<'_>, stamp: &Stamp) -> Option<usize> {
         let group = net.client(local) % self.config.groups;
-        let destination = Destination::Group(group);
-        let fits = stamp.destination == destination
-            && net.plan.destination_named(push.channel) == Some(destination)
+        let fits = stamp.destination == Destination::Group(group)
+            && net.plan.group_of(push.channel) == Some(group)
             && stamp.sender < self.config.publishing()
             && stamp.sender % self.config.groups == group
             && self.config.rank(stamp.sender) == u32::from(stamp.slot);

@@ -172,9 +172,8 @@ impl Route {
     /// The stream by which this message came to its receiver, if such a message can come to it.
     fn stream(&self, net: &Net, local: u32, push: &PushRef<'_>, stamp: &Stamp) -> Option<usize> {
         let (client, slot) = (net.client(local), u32::from(stamp.slot));
-        let destination = Destination::Client(client);
-        let fits = stamp.destination == destination
-            && net.plan.destination_named(push.channel) == Some(destination)
+        let fits = stamp.destination == Destination::Client(client)
+            && net.plan.client_of(push.channel) == Some(client)
             && local < self.active_here
             && slot < self.slots
             && stamp.sender == self.config.peers.sender(client, slot, self.active);

@@ -46,9 +46,9 @@ impl<S: Scenario> Fleet<S> {
     fn echo(&mut self, local: u32, frame: &Frame<'_>, now: Tick) {
         let state = self.net.links[local as usize].state;
         if let Frame::Send(send) = frame {
-            // Who sent it, the stamp alone says.
+            // Who sent it, the stamp alone says. It goes the way of a PUSH, for the reason that `peer` gives.
             let push = PushRef { channel: send.channel, payload: send.payload, ..PushRef::default() };
-            self.scenario.pushed(&mut self.net, local, &push, now);
+            self.frame(local, Frame::Push(push), now);
         } else if let Frame::Login(login) = frame
             && self.net.plan.client_named(&login.client_id) == Some(greeting_of(self.net.client(local)))
             && state == State::LoggingIn

@@ -60,7 +60,8 @@ pub(crate) fn put_subscribe<'a>(topics: impl Iterator<Item = &'a str> + Clone, o
     }
 }
 
-/// Sends a message.
+/// Sends a message. Not inlined, so that what sends Weir's stays small.
+#[inline(never)]
 pub(crate) fn put_publish(topic: &str, payload: &[u8], out: &mut Vec<u8>) {
     out.push(PUBLISH);
     put_length(2 + topic.len() + payload.len(), out);

@@ -66,7 +66,7 @@ impl<S: Scenario> Fleet<S> {
         bytes.len()
     }
 
-    fn frame(&mut self, local: u32, frame: Frame<'_>, now: Tick) {
+    pub(super) fn frame(&mut self, local: u32, frame: Frame<'_>, now: Tick) {
         match frame {
             Frame::Push(push) => self.scenario.pushed(&mut self.net, local, &push, now),
             Frame::Batch(batch) => {
