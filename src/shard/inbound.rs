@@ -255,6 +255,9 @@ impl Shard {
 
     fn handle_frame(&mut self, conn: ConnId, frame: Frame<'_>, frame_bytes: usize, rest: &[u8]) -> Flow {
         self.stats.frames_in.add(1);
+        if !matches!(frame, Frame::Send(_)) {
+            self.deliver_gathered();
+        }
         if self.connections.at(conn.slot).phase == Phase::Anonymous {
             let login = check_first_frame(frame).and_then(|login| self.check_login(&login));
             return match login {

@@ -145,6 +145,7 @@ impl Shard {
 
     /// Begins the end: what is queued leaves, then `last`, then our direction is shut.
     pub(super) fn end(&mut self, conn: ConnId, last: Option<&Frame<'_>>) {
+        self.deliver_gathered();
         let Some(connection) = self.connections.get(conn) else { return };
         match connection.phase {
             Phase::Admitting | Phase::Anonymous | Phase::Homing | Phase::Active => {}

@@ -12,6 +12,7 @@ mod devices;
 mod directory;
 mod drain;
 mod durable;
+mod fan_out;
 mod forgets;
 mod groups;
 mod hash;
@@ -56,6 +57,7 @@ use connections::Connections;
 use devices::Device;
 use directory::Directory;
 use drain::Drain;
+use fan_out::Gathered;
 use groups::{HomeGroups, LocalGroups};
 use hash::{Keyed, home};
 use members::Recounts;
@@ -167,6 +169,8 @@ pub struct Shard {
     last_epoch: u64,
     drain: Option<Drain>,
     scratch: Vec<u8>,
+    /// Messages of one group that its members have yet to get.
+    gathered: Gathered,
 }
 
 impl Shard {
@@ -205,6 +209,7 @@ impl Shard {
             last_epoch: 0,
             drain: None,
             scratch: Vec::new(),
+            gathered: Gathered::default(),
             settings,
             stats,
         }
@@ -274,6 +279,9 @@ impl Machine for Shard {
 
     fn handle(&mut self, now: Tick, input: Input<'_, Message>) {
         self.now = now;
+        if !matches!(input, Input::Received { .. } | Input::Posted { message: Message::Batch(_), .. }) {
+            self.deliver_gathered();
+        }
         match input {
             Input::Accepted { conn, peer } => self.handle_accepted(conn, peer),
             Input::Received { conn, bytes } => self.handle_received(conn, bytes),
@@ -302,6 +310,7 @@ impl Machine for Shard {
 
     fn handle_tick(&mut self, now: Tick) -> Option<Tick> {
         self.now = now;
+        self.deliver_gathered();
         self.outbox.rewind();
         self.storage.rewind();
         for _ in 0..TIMERS_PER_TURN {
@@ -324,6 +333,7 @@ impl Machine for Shard {
     }
 
     fn poll_output(&mut self) -> Option<Output<Message>> {
+        self.deliver_gathered();
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
         }

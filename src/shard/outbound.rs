@@ -17,6 +17,8 @@ use crate::{
 /// An encoded frame on its way to one or many connections.
 pub struct Framed<'a> {
     bytes: &'a [u8],
+    /// How many frames these are: more than one only for a run of small ones, which go together.
+    frames: u32,
     shared: Option<Bytes>,
     /// Compressed, once that was tried; `None` inside: it does not pay.
     packed: Option<Option<Bytes>>,
@@ -33,7 +35,17 @@ impl<'a> Framed<'a> {
 
     /// A PUSH of a class that may give way.
     pub fn of_class(bytes: &'a [u8], pressure: Pressure) -> Framed<'a> {
-        Framed { bytes, shared: None, packed: None, pressure, place: None }
+        Framed { bytes, frames: 1, shared: None, packed: None, pressure, place: None }
+    }
+
+    /// Several whole frames, one behind the other; in all no longer than a chunk.
+    pub fn run(bytes: &'a [u8], frames: u32) -> Framed<'a> {
+        Framed { frames, ..Framed::new(bytes) }
+    }
+
+    /// How many frames these are.
+    pub fn frames(&self) -> u32 {
+        self.frames
     }
 
     /// Header and body.
@@ -156,31 +168,34 @@ impl Outbound {
 
     /// Appends a frame, and says how many bytes that were.
     pub fn push(&mut self, frame: &mut Framed<'_>, form: Form, packer: &mut Packer) -> usize {
-        let length = if frame.len() >= SHARE_BYTES_MIN {
+        // A run is taken apart for who wants its small frames in a BATCH, or compressed.
+        let shares = frame.len() >= SHARE_BYTES_MIN && (frame.frames == 1 || form == Form::default());
+        let length = if shares {
+            let frames = frame.frames;
             let kept = frame.kept(form, packer);
-            self.append_large(kept);
+            self.append_large(kept, frames);
             kept.len()
         } else {
-            self.append_small(frame.bytes);
+            self.append_small(frame.bytes, frame.frames);
             frame.len()
         };
         self.bytes += length;
         length
     }
 
-    fn append_small(&mut self, frame: &[u8]) {
-        if self.tail.len() + frame.len() > CHUNK_BYTES_MAX {
+    fn append_small(&mut self, bytes: &[u8], frames: u32) {
+        if self.tail.len() + bytes.len() > CHUNK_BYTES_MAX {
             self.rotate();
         }
-        self.tail.extend_from_slice(frame);
-        self.tail_frames += 1;
+        self.tail.extend_from_slice(bytes);
+        self.tail_frames += frames;
     }
 
-    fn append_large(&mut self, frame: &Bytes) {
+    fn append_large(&mut self, frame: &Bytes, frames: u32) {
         self.rotate();
         let parts = (0..frame.len()).step_by(CHUNK_BYTES_MAX).map(|from| {
             let to = frame.len().min(from + CHUNK_BYTES_MAX);
-            Part { chunk: Chunk::Shared(frame.slice(from..to)), frames: 1, ends_frame: to == frame.len() }
+            Part { chunk: Chunk::Shared(frame.slice(from..to)), frames, ends_frame: to == frame.len() }
         });
         self.full.extend(parts);
     }
@@ -243,9 +258,9 @@ impl Outbound {
             released += frame.len();
             // A compressed one does not go into a batch.
             if frame.len() >= SHARE_BYTES_MIN || is_compressed(&frame) {
-                self.append_large(&frame);
+                self.append_large(&frame, 1);
             } else {
-                self.append_small(&frame);
+                self.append_small(&frame, 1);
             }
         }
         if let Some(held) = &mut self.held {

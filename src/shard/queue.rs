@@ -24,6 +24,7 @@ use crate::{
 impl Shard {
     /// Queues a PUSH on the connection in a slot. Returns false if a budget was used up and it was dropped.
     pub(super) fn push(&mut self, slot: u32, frame: &mut Framed<'_>) -> bool {
+        self.deliver_gathered();
         let queued = match self.connections.at(slot).outbound {
             NONE => 0,
             index if frame.pressure() != Pressure::DropNewest && self.outbounds[index as usize].is_pressed() => {
@@ -42,6 +43,20 @@ impl Shard {
         self.append(slot, frame);
         self.stats.pushes.add(1);
         true
+    }
+
+    /// Queues a run of PUSHes. Returns false if they do not all fit, and queues none then.
+    pub(super) fn push_run(&mut self, slot: u32, run: &mut Framed<'_>) -> bool {
+        let index = self.connections.at(slot).outbound;
+        let queued = if index == NONE { 0 } else { self.outbounds[index as usize].bytes };
+        let limits = &self.settings.limits;
+        let fits = queued + run.len() <= limits.outbound_bytes_per_connection
+            && self.outbound_bytes + run.len() <= limits.outbound_bytes_per_shard;
+        if fits {
+            self.append(slot, run);
+            self.stats.pushes.add(run.frames().into());
+        }
+        fits
     }
 
     /// Keeps a PUSH that may give way beside the queue of a connection that does not keep up.
@@ -73,6 +88,7 @@ impl Shard {
 
     /// Queues an answer. A client that asks and asks and never reads is closed.
     pub(super) fn answer(&mut self, conn: ConnId, frame: &Frame<'_>) {
+        self.deliver_gathered();
         let Some(connection) = self.connections.get(conn) else { return };
         // Behind the last frame nothing may come.
         if connection.phase.is_ending() {

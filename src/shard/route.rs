@@ -126,7 +126,7 @@ impl Shard {
         for shard in shards {
             let except = except.and_then(|(their_shard, conn)| (their_shard == shard).then_some(conn));
             if self.is_me(shard) {
-                let tally = self.fan_out(group, frame, except);
+                let tally = self.fan_out(group, frame, except, count.is_some());
                 self.counted(count, tally);
             } else if !self.outbox.put(shard, |batch| {
                 let (group, pressure, frame) = (batch.put(group.as_bytes()), frame.pressure(), batch.put(frame.bytes()));
@@ -136,30 +136,6 @@ impl Shard {
                 self.counted(count, Tally { reached: 0, dropped: 1 });
             }
         }
-    }
-
-    /// Queues a PUSH on all members on this shard.
-    fn fan_out(&mut self, group: &str, frame: &mut Framed<'_>, except: Option<ConnId>) -> Tally {
-        let mut tally = Tally::default();
-        // Without a standing subscription this was sent under an earlier one, and nobody here has had JOIN_OK since.
-        let subscribed = self.local_groups.find(group).filter(|index| self.local_groups.is_subscribed(*index));
-        let Some(index) = subscribed else { return tally };
-        let readers = self.local_groups.take_readers(index);
-        let members = self.local_groups.take_members(index);
-        let except = except.filter(|conn| self.connections.get(*conn).is_some()).map_or(NONE, |conn| conn.slot);
-        for (position, &slot) in members.iter().enumerate() {
-            if slot == except || readers.get(position).is_some_and(Reader::is_joining) {
-                continue;
-            }
-            if self.push(slot, frame) {
-                tally.reached += 1;
-            } else {
-                tally.dropped += 1;
-            }
-        }
-        self.local_groups.return_members(index, members);
-        self.local_groups.return_readers(index, readers);
-        tally
     }
 
     fn counted(&mut self, count: Option<u32>, tally: Tally) {
@@ -340,6 +316,9 @@ impl Shard {
 
     /// Takes one item of another shard's batch.
     pub(super) fn handle_item(&mut self, from: ShardId, batch: &Batch, item: Item) {
+        if !matches!(item, Item::Publish { .. } | Item::Fanout { .. }) {
+            self.deliver_gathered();
+        }
         match item {
             Item::Deliver { client, frame, pressure, hash, receipt } => {
                 let mut frame = Framed::of_class(batch.bytes(frame), pressure);
@@ -352,7 +331,7 @@ impl Shard {
             }
             Item::Fanout { group, frame, pressure, except, count } => {
                 let mut frame = Framed::of_class(batch.bytes(frame), pressure);
-                let tally = self.fan_out(batch.name(group), &mut frame, except);
+                let tally = self.fan_out(batch.name(group), &mut frame, except, count.is_some());
                 if let Some(count) = count {
                     self.outbox.put_vital(from, |_| Item::Counted { count, tally });
                 }

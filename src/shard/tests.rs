@@ -6,6 +6,7 @@ mod cluster;
 mod compressed;
 mod durable;
 mod frail;
+mod gathered;
 mod limits;
 mod liveness;
 mod members;
