@@ -29,13 +29,19 @@ soak: build ## keep a gateway under mixed traffic for 30 minutes; ARGS="--durati
 	"$${CARGO_TARGET_DIR:-target}/release/bench-client" soak $(ARGS)
 
 .PHONY: test
-test: ## run every test there is, and count them
+test: ## run every test there is but glommio-test, and count them
 	@tests/all
 
 .PHONY: lint
 lint: ## check the formatting and run clippy
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+.PHONY: glommio-test
+glommio-test: ## lint and test what `--features glommio` adds: the contract, end to end, and bench-client on that reactor
+	$(CARGO) clippy --workspace --all-targets --features glommio -- -D warnings
+	$(CARGO) test --features glommio --test reactor_contract --test e2e glommio
+	$(CARGO) test --features glommio --test real each_reactor
 
 .PHONY: loom
 loom: ## model-check the mesh: every schedule of the ring and of the sleep/wake protocol

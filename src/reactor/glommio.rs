@@ -6,11 +6,12 @@
 //!
 //! - this file: construction, the turns, and the sockets' part of a connection's life
 //! - `signals`: what glommio wakes, and waiting for it; `accept`, `bell`: the tasks beside the turns
-//! - `transfer`: receiving and sending; `check`: whether glommio can work here
+//! - `connect`, `transfer`: connecting, receiving, sending; `check`: whether glommio can work here
 
 mod accept;
 mod bell;
 mod check;
+mod connect;
 mod signals;
 mod transfer;
 
@@ -26,17 +27,13 @@ use std::{
 
 use ::glommio::net::TcpStream;
 use futures_io::AsyncWrite as _;
-use nix::{
-    errno::Errno,
-    sys::socket::{Shutdown, shutdown},
-};
+use nix::sys::socket::{Shutdown, shutdown};
 
 pub(super) use self::check::check;
 use self::{accept::Acceptor, bell::BellTask, signals::Signals};
 use super::{
     Backend, Clock, Envelope, Event, Parcel, Peers, Setup, Sink, Wait,
     drive::Turns,
-    socket,
     table::{Entry, Phase, Table, Unsent},
 };
 use crate::{
@@ -278,36 +275,6 @@ impl Glommio {
         }
         let room = self.table.room();
         self.acceptor.iter_mut().for_each(|acceptor| acceptor.go_on(room));
-    }
-
-    /// Opens a connection as far as the kernel waits for the peer.
-    fn try_connect(&mut self, token: u32, from: Option<IpAddr>, to: SocketAddr) -> io::Result<()> {
-        let fd = socket::outgoing(from, to)?;
-        // glommio's own connect makes the socket itself, bound to no address.
-        socket::start_connect(&fd, to)?;
-        if !self.table.take_room() {
-            return Err(Errno::ENFILE.into());
-        }
-        let conn = self.insert(stream_of(fd), Phase::Connecting, token);
-        self.go_on_connecting(conn);
-        Ok(())
-    }
-
-    /// Whether a connection that is being made is made. Until then no byte can be sent, not even none.
-    fn go_on_connecting(&mut self, conn: ConnId) {
-        let Some(entry) = self.table.get(conn) else { return };
-        let token = entry.number;
-        match entry.open().poll_send(&[]) {
-            Poll::Pending => {}
-            Poll::Ready(Ok(_)) => {
-                entry.phase = Phase::Open;
-                self.done.push_back(Done::Connected { conn, token });
-            }
-            Poll::Ready(Err(error)) => {
-                self.done.push_back(Done::ConnectFailed { token, errno: errno_of(&error) });
-                self.remove(conn);
-            }
-        }
     }
 }
 

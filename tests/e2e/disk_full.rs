@@ -191,7 +191,8 @@ on_both_reactors! {
 /// Small tables, so that some are being written at any time.
 fn start_small(reactor: Reactor, disk: &SmallDisk, reserve: &str) -> Gateway {
     let flags = ["--store-reserve-bytes", reserve, "--store-memtable-bytes", "16777216", "--limits-bytes-per-second", "0"];
-    start(reactor, &disk.data(), &flags)
+    // Its member reads nothing until the disk is full, and filling it may take a while.
+    start(reactor, &disk.data(), &[&flags[..], &["--timeouts-write-ms", "120000"]].concat())
 }
 
 /// Sends until it is refused, goes on while it is refused, then makes room.
@@ -226,7 +227,9 @@ fn fill_to_the_brim_and_come_back(reactor: Reactor, disk: &SmallDisk, reserve: &
     }
     let mut next = 1;
     while next <= last {
-        if let Got::Push { seq: seq @ 1.., client_msg_id, payload: seen, .. } = alice.next() {
+        let got = alice.next();
+        assert!(!matches!(got, Got::End | Got::Reset), "{got:?} instead of {next}");
+        if let Got::Push { seq: seq @ 1.., client_msg_id, payload: seen, .. } = got {
             assert!(seq == next && client_msg_id == seq && seen == payload(seq), "{seq}, {client_msg_id}, waited for {next}");
             next += 1;
             if next.is_multiple_of(100) {
