@@ -101,8 +101,6 @@ pub fn serve(config: Config) -> anyhow::Result<ExitCode> {
         cores.len().min(usize::from(shards)),
         connections_max(&config, slots)
     );
-    // Nobody may be reading; `println!` would panic.
-    let _ = writeln!(io::stdout(), "weir: listening on {address}");
     let tell_port = Rc::clone(&control_port);
     let drain_ms = config.timeouts.drain_ms;
     let result = control::run(control::Control {
@@ -111,6 +109,10 @@ pub fn serve(config: Config) -> anyhow::Result<ExitCode> {
         stats,
         store: store_stats,
         ended,
+        announce: Box::new(move || {
+            // Nobody may be reading; `println!` would panic.
+            let _ = writeln!(io::stdout(), "weir: listening on {address}");
+        }),
         tell: Box::new(move |order| {
             let message = match order {
                 Order::Drain => Control::Drain { within_ms: drain_ms },

@@ -50,6 +50,8 @@ pub struct Control {
     pub store: Arc<StoreStats>,
     /// One message for each shard's thread that ends.
     pub ended: UnboundedReceiver<Ended>,
+    /// Says that the gateway is there: from then on signals end it in good order.
+    pub announce: Box<dyn FnOnce()>,
     /// Tells all shards something.
     pub tell: Box<dyn FnMut(Order)>,
     /// From the first signal until the process ends, whatever the clients do.
@@ -68,6 +70,7 @@ pub fn run(control: Control) -> anyhow::Result<ExitCode> {
 
 async fn serve(mut control: Control) -> anyhow::Result<ExitCode> {
     let mut stop = Stop::new().context("cannot listen for signals")?;
+    (control.announce)();
     if let Some(addr) = control.metrics {
         metrics::listen(addr, control.node.clone(), control.stats.clone(), Arc::clone(&control.store)).await?;
     }

@@ -57,6 +57,14 @@ on_both_reactors! {
         assert!(took < Duration::from_millis(4_000 + 1_000), "the deadline holds: {took:?}");
     }
 
+    fn a_signal_right_after_the_announcement_is_not_missed(reactor) {
+        for _ in 0..10 {
+            let mut gateway = Gateway::start(reactor, &[]);
+            gateway.signal(Signal::SIGTERM);
+            assert_eq!(gateway.wait(PATIENCE).code(), Some(0), "{}", gateway.log());
+        }
+    }
+
     fn who_is_still_here_can_finish_though_most_shards_are_empty(reactor) {
         let window = ["--timeouts-drain-ms", "6000", "--shards", "8"];
         let mut gateway = Gateway::start(reactor, &window);
