@@ -59,6 +59,10 @@ crash: ## kill -9 the gateway under load, and cut its disk's power, ROUNDS (20) 
 fuzz: ## run each fuzz target for FUZZ_SECONDS (10)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run
 
+.PHONY: bench
+bench: build ## measure Weir beside the bare loops and other servers, by turns: bench.json; ARGS="--rounds 1 --only route-1"
+	"$${CARGO_TARGET_DIR:-target}/release/bench-client" bench $(ARGS)
+
 .PHONY: peers
 peers: ## install the servers to measure Weir beside (as root, with apt-get), and say how to start them
 	@bench-client/peers/install

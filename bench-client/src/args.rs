@@ -1,6 +1,7 @@
 //! The command line.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod limit;
 mod million;
 mod soak;
@@ -11,6 +12,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::{
+    bench::{BenchArgs, CaseName, Size, TargetName},
     limit::{LimitAcceptArgs, LimitArgs, LimitCommand, LimitEchoArgs, LimitFanoutArgs, LimitServeArgs, LimitServer, What},
     million::MillionArgs,
     soak::SoakArgs,
@@ -50,6 +52,8 @@ pub(crate) enum Command {
     Million(MillionArgs),
     /// Keeps a gateway under mixed traffic for a long time: fails on any loss, on growing memory, on drifting latency. This is `make soak`.
     Soak(SoakArgs),
+    /// Measures the gateway beside the bare loops and other servers, by turns. This is `make bench`.
+    Bench(BenchArgs),
     /// Starts a gateway and shows what it does, in about 20 seconds. This is `make demo`.
     Demo(DemoArgs),
 }

@@ -56,6 +56,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8, Failure> {
             Subcommand::Connect(_)
             | Subcommand::Storm(_)
             | Subcommand::Limit(_)
+            | Subcommand::Bench(_)
             | Subcommand::Million(_)
             | Subcommand::Soak(_)
             | Subcommand::Demo(_) => {

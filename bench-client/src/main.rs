@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod child;
 mod crew;
 mod demo;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         Command::Limit(args) => limit::limit(&args.command),
         Command::Million(args) => million::million(args),
         Command::Soak(args) => soak::soak(args),
+        Command::Bench(args) => bench::bench(args),
         Command::Demo(args) => demo::demo(args),
     };
     match result {

@@ -1,6 +1,9 @@
 //! Runs of the real program.
 #![forbid(unsafe_code)]
 
+#[allow(dead_code, reason = "each program of tests uses a part of this folder")]
+pub(crate) mod program;
+
 use std::{
     process::{Command, Output, Stdio},
     thread,
@@ -48,6 +51,7 @@ pub(crate) fn result(target: &str, args: &[&str]) -> (i32, Value) {
     measured(&[args, &["--target", target]].concat())
 }
 
+#[allow(dead_code, reason = "each program of tests uses a part of this file")]
 pub(crate) fn assert_exact(object: &Value) {
     assert_eq!(object["valid"], true, "{object:#}");
     assert_eq!(object["received"], object["expected"]);

@@ -6,6 +6,7 @@ use serde_json::Value;
 const PAGE: &str = include_str!("../../schema.md");
 const PAGE_OF_MILLION: &str = include_str!("../../schema-million.md");
 const PAGE_OF_SOAK: &str = include_str!("../../schema-soak.md");
+const PAGE_OF_BENCH: &str = include_str!("../../schema-bench.md");
 
 /// How a result came about.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,6 +30,7 @@ pub(crate) fn check(object: &Value, made: Made) {
     let rows = rows(match object["scenario"].as_str() {
         Some("million") => PAGE_OF_MILLION,
         Some("soak") => PAGE_OF_SOAK,
+        None if object.get("results").is_some() => PAGE_OF_BENCH,
         _ => PAGE,
     });
     check_known(object, &mut Vec::new(), &rows);
@@ -63,13 +65,22 @@ fn check_known(value: &Value, path: &mut Vec<String>, rows: &[Row]) {
     if !path.is_empty() {
         let row = rows.iter().find(|row| fits(row, path)).unwrap_or_else(|| panic!("{path:?} is not in schema.md"));
         assert!(row.kind.split(" or ").any(|kind| is_a(value, kind)), "{path:?} is {value}, not {}", row.kind);
-    }
-    if let Value::Object(fields) = value {
-        for (name, value) in fields {
-            path.push(name.clone());
-            check_known(value, path, rows);
-            path.pop();
+        // Another page describes it.
+        if row.kind.starts_with("result") {
+            return;
         }
+        if row.kind == "list of objects" {
+            return each_known(value.as_array().into_iter().flatten().map(|value| ("*".to_owned(), value)), path, rows);
+        }
+    }
+    each_known(value.as_object().into_iter().flatten().map(|(name, value)| (name.clone(), value)), path, rows);
+}
+
+fn each_known<'a>(values: impl Iterator<Item = (String, &'a Value)>, path: &mut Vec<String>, rows: &[Row]) {
+    for (name, value) in values {
+        path.push(name);
+        check_known(value, path, rows);
+        path.pop();
     }
 }
 
@@ -82,7 +93,8 @@ fn is_a(value: &Value, kind: &str) -> bool {
         "list of strings" => value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
         "list" => value.is_array(),
         "list of integers" => value.as_array().is_some_and(|list| list.iter().all(Value::is_u64)),
-        "object" => value.is_object(),
+        "list of objects" => value.as_array().is_some_and(|list| list.iter().all(Value::is_object)),
+        "object" | "result" => value.is_object(),
         "null" => value.is_null(),
         other => panic!("schema.md has a type {other:?} that is not known here"),
     }
@@ -91,7 +103,7 @@ fn is_a(value: &Value, kind: &str) -> bool {
 /// What the table says is there is there, and nothing else.
 fn check_present(object: &Value, row: &Row, made: Made) {
     let (name, parents) = row.field.split_last().expect("fields have names");
-    let scenario = object["scenario"].as_str().expect("a scenario");
+    let scenario = object["scenario"].as_str().unwrap_or_default();
     for parent in parents_of(object, parents) {
         let wanted = match row.when.as_str() {
             "any" => continue,
@@ -121,6 +133,7 @@ fn parents_of<'a>(object: &'a Value, parents: &[String]) -> Vec<&'a Value> {
             .into_iter()
             .flat_map(|value| match value {
                 Value::Object(fields) if name == "*" => fields.values().collect(),
+                Value::Array(list) if name == "*" => list.iter().collect(),
                 Value::Object(fields) => fields.get(name).into_iter().collect(),
                 _ => Vec::new(),
             })

@@ -1,0 +1,89 @@
+//! The command line of `bench` and `diff`.
+#![forbid(unsafe_code)]
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum};
+
+use super::parse_duration;
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct BenchArgs {
+    /// How often each scenario is run with each target: in every round once, in the order of the targets and in the opposite
+    /// one by turns.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) rounds: u32,
+    /// How long each run sends, or holds.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    pub(crate) duration: Duration,
+    /// Only these scenarios.
+    #[arg(long, value_name = "SCENARIO", value_delimiter = ',')]
+    pub(crate) only: Vec<CaseName>,
+    /// Only these servers. By default all that are there.
+    #[arg(long, value_name = "TARGET", value_delimiter = ',')]
+    pub(crate) targets: Vec<TargetName>,
+    #[command(flatten)]
+    pub(crate) size: Size,
+    /// The gateway's program. By default `weir` beside this one.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) weir: Option<PathBuf>,
+    /// Write the result there, as JSON (bench-client/schema-bench.md).
+    #[arg(long, value_name = "FILE", default_value = "bench.json")]
+    pub(crate) json: PathBuf,
+}
+
+/// How many clients there are. Results of different sizes are not compared.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Size {
+    /// Clients where each message goes to one …
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    pub(crate) connections: u32,
+    /// … and how many of them send and receive.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    pub(crate) active: u32,
+    /// Members of the group.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) members: u32,
+    /// Clients that log in and stay, idle, in `connect`.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) logins: u32,
+}
+
+/// A scenario of `bench`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CaseName {
+    /// Each message to one client, one on its way for each pair.
+    #[value(name = "route-1")]
+    Route1,
+    /// The same with 16 on their way.
+    #[value(name = "route-16")]
+    Route16,
+    /// One on its way, and a gateway with two shards: half of the pairs sit on both of them.
+    #[value(name = "route-1-two-shards")]
+    Route1TwoShards,
+    /// Each message to a whole group, 16 on their way.
+    #[value(name = "fanout-16")]
+    Fanout16,
+    /// The same with 64 on their way.
+    #[value(name = "fanout-64")]
+    Fanout64,
+    /// Clients log in, with tokens where the server is Weir, and stay.
+    Connect,
+}
+
+/// A server that `bench` starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TargetName {
+    /// The bare loop on io_uring; ratios are to this one.
+    LimitUring,
+    /// The bare loop on epoll.
+    LimitEpoll,
+    WeirUring,
+    WeirEpoll,
+    /// Where `weir` was built with it.
+    WeirGlommio,
+    /// nats-server.
+    Nats,
+    /// mosquitto.
+    Mqtt,
+}

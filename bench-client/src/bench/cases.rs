@@ -1,0 +1,197 @@
+//! What is measured: scenarios, servers, and the command of each run. They are those of the budgets that the gateway is built to.
+#![forbid(unsafe_code)]
+
+use std::{path::Path, time::Duration};
+
+use clap::ValueEnum;
+
+use crate::args::{CaseName, Size, TargetName};
+
+/// Messages on their way, and to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Load {
+    Route { depth: u32 },
+    Fanout { window: u32 },
+    Connect,
+}
+
+impl CaseName {
+    pub(super) fn name(self) -> String {
+        named(self)
+    }
+
+    pub(super) fn load(self) -> Load {
+        match self {
+            CaseName::Route1 | CaseName::Route1TwoShards => Load::Route { depth: 1 },
+            CaseName::Route16 => Load::Route { depth: 16 },
+            CaseName::Fanout16 => Load::Fanout { window: 16 },
+            CaseName::Fanout64 => Load::Fanout { window: 64 },
+            CaseName::Connect => Load::Connect,
+        }
+    }
+
+    /// Shards of a gateway. Everything else has one thread.
+    pub(super) fn shards(self) -> u32 {
+        match self {
+            CaseName::Route1TwoShards => 2,
+            CaseName::Route1 | CaseName::Route16 | CaseName::Fanout16 | CaseName::Fanout64 | CaseName::Connect => 1,
+        }
+    }
+
+    /// Whether it is measured with this server.
+    pub(super) fn takes(self, target: TargetName) -> bool {
+        // What shards cost each other can only be asked of shards; the ratio needs the loop.
+        self != CaseName::Route1TwoShards || target == TargetName::LimitUring || target.reactor_of_weir().is_some()
+    }
+
+    pub(super) fn title(self, size: &Size) -> String {
+        let Size { connections, active, members, logins } = size;
+        match self {
+            CaseName::Route1 => format!("1:1, one in flight, {active} active of {connections}"),
+            CaseName::Route16 => format!("1:1, 16 in flight, {active} active of {connections}"),
+            CaseName::Route1TwoShards => format!("1:1, one in flight, {active} active of {connections}, two shards"),
+            CaseName::Fanout16 => format!("fan-out to {members}, window 16"),
+            CaseName::Fanout64 => format!("fan-out to {members}, window 64"),
+            CaseName::Connect => format!("{logins} logins"),
+        }
+    }
+}
+
+impl TargetName {
+    pub(super) fn name(self) -> String {
+        named(self)
+    }
+
+    /// What results call it, as the results of single runs do.
+    pub(super) fn server(self) -> &'static str {
+        match self {
+            TargetName::LimitUring | TargetName::LimitEpoll => "limit",
+            TargetName::WeirUring | TargetName::WeirEpoll | TargetName::WeirGlommio => "weir",
+            TargetName::Nats => "nats",
+            TargetName::Mqtt => "mqtt",
+        }
+    }
+
+    pub(super) fn reactor(self) -> Option<&'static str> {
+        self.reactor_of_weir().or(self.reactor_of_limit())
+    }
+
+    pub(super) fn reactor_of_weir(self) -> Option<&'static str> {
+        match self {
+            TargetName::WeirUring => Some("uring"),
+            TargetName::WeirEpoll => Some("epoll"),
+            TargetName::WeirGlommio => Some("glommio"),
+            TargetName::LimitUring | TargetName::LimitEpoll | TargetName::Nats | TargetName::Mqtt => None,
+        }
+    }
+
+    pub(super) fn reactor_of_limit(self) -> Option<&'static str> {
+        match self {
+            TargetName::LimitUring => Some("uring"),
+            TargetName::LimitEpoll => Some("epoll"),
+            TargetName::WeirUring | TargetName::WeirEpoll | TargetName::WeirGlommio | TargetName::Nats | TargetName::Mqtt => None,
+        }
+    }
+}
+
+/// As it is written on the command line.
+fn named(value: impl ValueEnum) -> String {
+    value.to_possible_value().expect("none is skipped").get_name().to_owned()
+}
+
+/// Where a run finds its server.
+pub(super) enum Place<'a> {
+    /// It is there, with this process id.
+    There { target: &'a str, pid: u32 },
+    /// The run starts it itself, on this core.
+    Bare { reactor: &'static str, core: usize },
+}
+
+/// The words of one run's command.
+pub(super) fn words(case: CaseName, target: TargetName, size: &Size, duration: Duration, place: &Place<'_>) -> Vec<String> {
+    let is_bare = matches!(place, Place::Bare { .. });
+    let (scenario, bare) = match case.load() {
+        Load::Route { .. } => ("route", "echo"),
+        Load::Fanout { .. } => ("fanout", "fanout"),
+        Load::Connect => ("connect", "accept"),
+    };
+    let mut words: Vec<String> = if is_bare { vec!["limit".into(), bare.into()] } else { vec![scenario.into()] };
+    let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
+    match case.load() {
+        Load::Route { depth } => {
+            option("--connections", size.connections.to_string());
+            option("--active", size.active.to_string());
+            option("--depth", depth.to_string());
+        }
+        Load::Fanout { window } => {
+            option("--members", size.members.to_string());
+            option("--window", window.to_string());
+        }
+        Load::Connect => option("--connections", size.logins.to_string()),
+    }
+    option("--duration", format!("{}ms", duration.as_millis()));
+    option("--workers", "1".into());
+    if case.load() != Load::Connect {
+        option("--timeline", format!("{}ms", step(duration).as_millis()));
+    }
+    match place {
+        Place::There { target, pid } => {
+            option("--target", (*target).to_owned());
+            option("--server-pid", pid.to_string());
+        }
+        Place::Bare { reactor, core } => {
+            option("--server-reactor", (*reactor).to_owned());
+            option("--server-core", core.to_string());
+        }
+    }
+    if target == TargetName::Mqtt {
+        // It lets 100 connections wait for it, and each one too many costs its client a second.
+        option("--connecting", "64".into());
+    }
+    words
+}
+
+/// A tenth of a second, and never more than a tenth or less than a hundredth of the phase.
+fn step(duration: Duration) -> Duration {
+    Duration::from_millis(100).clamp(duration / 100, duration / 10).max(Duration::from_millis(1))
+}
+
+/// The words with what only this run needs.
+pub(super) fn with_json(mut words: Vec<String>, json: &Path) -> Vec<String> {
+    words.extend(["--json".to_owned(), json.display().to_string()]);
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::Cli;
+
+    const SIZE: Size = Size { connections: 1_000, active: 200, members: 1_000, logins: 10_000 };
+
+    #[test]
+    fn every_command_is_one_that_this_program_takes() {
+        for case in CaseName::value_variants() {
+            for target in TargetName::value_variants() {
+                let place = match target.reactor_of_limit() {
+                    Some(reactor) => Place::Bare { reactor, core: 0 },
+                    None => Place::There { target: "nats://127.0.0.1:1", pid: 1 },
+                };
+                for duration in [Duration::from_millis(300), Duration::from_secs(2), Duration::from_secs(600)] {
+                    let words = with_json(words(*case, *target, &SIZE, duration, &place), Path::new("x.json"));
+                    let all = [String::from("bench-client")].into_iter().chain(words.clone());
+                    assert!(Cli::try_parse_from(all).is_ok(), "{words:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn steps_are_neither_few_nor_many() {
+        for (ms, step_ms) in [(300, 30), (2_000, 100), (60_000, 600), (5, 1)] {
+            assert_eq!(step(Duration::from_millis(ms)), Duration::from_millis(step_ms), "{ms}");
+        }
+    }
+}

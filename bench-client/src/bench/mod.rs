@@ -1,0 +1,190 @@
+//! `bench`: the gateway, the bare loops that bound it and other servers under the same loads, by turns, in one result.
+//!
+//! Each run has a server of its own and is this program again, so that every number can be had by hand with the command that the result
+//! names. Machines get faster and slower while one measures; so targets take turns in each round, and are compared within it.
+#![forbid(unsafe_code)]
+
+mod cases;
+mod cores;
+mod host;
+mod run;
+mod servers;
+mod summary;
+mod table;
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, anyhow};
+use clap::ValueEnum;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde::Serialize;
+use weir::reactor::Kind;
+
+use self::{
+    cores::Cores,
+    host::BenchHost,
+    run::{Interrupted, Runner},
+    servers::Servers,
+    summary::{FORMAT, Outcome, Run},
+};
+use crate::{
+    args::{BenchArgs, CaseName, ReactorArg, Size, TargetName},
+    demo,
+    launch::{self, Failure},
+    plan::DESCRIPTORS_SPARE,
+};
+
+/// Seconds that a run takes beside its sending phase, about.
+const SECONDS_BESIDE: f64 = 1.5;
+
+/// All of it. Field meanings: `schema-bench.md`.
+#[derive(Debug, Serialize)]
+struct Bench {
+    format: u32,
+    host: BenchHost,
+    rounds: u32,
+    duration_s: f64,
+    not_measured: Vec<Missing>,
+    results: Vec<Outcome>,
+}
+
+/// A server that was not there.
+#[derive(Clone, Debug, Serialize)]
+struct Missing {
+    target: String,
+    reason: String,
+}
+
+/// Runs `bench`. Gives the exit code.
+///
+/// # Errors
+/// There is no result.
+pub(crate) fn bench(args: &BenchArgs) -> Result<u8, Failure> {
+    let kind = launch::pick(None)?;
+    let host = BenchHost::here(kind);
+    check(&args.size)?;
+    let cores = Cores::here()?;
+    let folder = tempfile::tempdir().context("a directory for files of the runs cannot be made")?;
+    let wanted = if args.targets.is_empty() { TargetName::value_variants() } else { &args.targets };
+    let measures_weir = wanted.iter().any(|target| target.reactor_of_weir().is_some());
+    let weir = measures_weir.then(|| demo::program(args.weir.as_deref())).transpose()?;
+    let signals = launch::block_signals()?;
+    let servers = Servers { weir, cores: &cores, signals: &signals, folder: folder.path() };
+    let (targets, not_measured) = available(&servers, wanted, !args.targets.is_empty(), kind)?;
+    let cases = if args.only.is_empty() { CaseName::value_variants() } else { &args.only };
+    announce(args, &host, cases, &targets, &not_measured);
+    let runner = Runner { servers, size: args.size, duration: args.duration };
+    let runs = all_runs(&runner, args.rounds, cases, &targets)?;
+    let bench = Bench {
+        format: FORMAT,
+        host,
+        rounds: args.rounds,
+        duration_s: args.duration.as_secs_f64(),
+        not_measured,
+        results: outcomes(&runs, &args.size, &cores),
+    };
+    write(&args.json, &serde_json::to_string_pretty(&bench).context("the result cannot be written as JSON")?)?;
+    table::print(&bench.results);
+    println!("\nThe whole result is in {}.", args.json.display());
+    Ok(summary::exit_code(&bench.results))
+}
+
+/// The sizes must fit each other, and this machine: servers may need a file for each connection.
+fn check(size: &Size) -> Result<(), Failure> {
+    if size.active > size.connections {
+        return Err(Failure::Usage(format!("--active {} is more than --connections {}", size.active, size.connections)));
+    }
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("the file limit cannot be read")?;
+    if soft < hard {
+        // Servers inherit it; not all of them raise it themselves.
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("the file limit cannot be raised")?;
+    }
+    let (most, held) = (size.connections.max(size.members).max(size.logins), hard.saturating_sub(DESCRIPTORS_SPARE));
+    if u64::from(most) > held {
+        return Err(Failure::Usage(format!(
+            "{most} connections are more than the {held} that a server can hold with a file for each: `ulimit -Hn` is {hard}. Raise it, \
+             or lower --connections, --members and --logins"
+        )));
+    }
+    Ok(())
+}
+
+/// Those of the wanted targets that can be measured here, and why the others cannot.
+fn available(
+    servers: &Servers<'_>,
+    wanted: &[TargetName],
+    is_by_name: bool,
+    kind: Kind,
+) -> Result<(Vec<TargetName>, Vec<Missing>), Failure> {
+    let (mut targets, mut missing) = (Vec::new(), Vec::new());
+    for target in wanted {
+        let no_ring = *target == TargetName::LimitUring && kind != Kind::Uring && launch::pick(Some(ReactorArg::Uring)).is_err();
+        let reason = if no_ring { Some("io_uring is refused here".to_owned()) } else { servers.why_not(*target) };
+        match reason {
+            None if targets.contains(target) => {}
+            None => targets.push(*target),
+            Some(reason) if is_by_name => return Err(anyhow!("{} cannot be measured: {reason}", target.name()).into()),
+            Some(reason) => missing.push(Missing { target: target.name(), reason }),
+        }
+    }
+    Ok((targets, missing))
+}
+
+fn announce(args: &BenchArgs, host: &BenchHost, cases: &[CaseName], targets: &[TargetName], missing: &[Missing]) {
+    let all: usize = cases.iter().map(|case| targets.iter().filter(|target| case.takes(**target)).count()).sum();
+    let minutes = f64::from(args.rounds) * all as f64 * (args.duration.as_secs_f64() + SECONDS_BESIDE) / 60.0;
+    eprintln!("{}", host.words());
+    eprintln!("{} rounds of {all} runs: about {:.0} minutes", args.rounds, minutes.ceil());
+    missing.iter().for_each(|missing| eprintln!("without {}: {}", missing.target, missing.reason));
+    if host.load_average() > 0.5 {
+        eprintln!("other work is running here (load average {:.1}): take the ratios, not the numbers", host.load_average());
+    }
+}
+
+/// All runs of a scenario with a target.
+struct Series {
+    case: CaseName,
+    target: TargetName,
+    runs: Vec<Run>,
+}
+
+fn all_runs(runner: &Runner<'_>, rounds: u32, cases: &[CaseName], targets: &[TargetName]) -> anyhow::Result<Vec<Series>> {
+    let pairs = cases.iter().flat_map(|case| targets.iter().map(|target| (*case, *target)));
+    let pairs = pairs.filter(|(case, target)| case.takes(*target));
+    let mut all: Vec<Series> = pairs.map(|(case, target)| Series { case, target, runs: Vec::new() }).collect();
+    let mut place = 0;
+    for round in 1..=rounds {
+        for case in cases {
+            let mut turn: Vec<&mut Series> = all.iter_mut().filter(|series| series.case == *case).collect();
+            if round % 2 == 0 {
+                turn.reverse();
+            }
+            for series in turn {
+                place += 1;
+                let run = runner.run(round, place, *case, series.target);
+                let run = run.map_err(|Interrupted| anyhow!("interrupted in round {round} of {rounds}; nothing was written"))?;
+                table::tell(round, rounds, *case, series.target, &run);
+                series.runs.push(run);
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn outcomes(all: &[Series], size: &Size, cores: &Cores) -> Vec<Outcome> {
+    let limit_of = |case: CaseName| all.iter().find(|series| series.case == case && series.target == TargetName::LimitUring);
+    let outcome = |series: &Series| {
+        let limit = limit_of(series.case).map_or(&[][..], |series| &series.runs);
+        let shards = if series.target.reactor_of_weir().is_some() { series.case.shards() } else { 1 };
+        Outcome {
+            server_cores: cores.of_server(shards).to_vec(),
+            load_cores: cores.of_load().to_vec(),
+            ..Outcome::new(series.case, series.target, size, series.runs.clone(), limit)
+        }
+    };
+    all.iter().map(outcome).collect()
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, format!("{text}\n")).with_context(|| format!("{} cannot be written", path.display()))
+}
