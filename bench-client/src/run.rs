@@ -265,7 +265,8 @@ impl Lead<'_> {
         let before = self.crew.poll()?;
         let (our_start, their_start) = (us()?, server()?);
         let begun = Instant::now();
-        let (start, end) = (self.crew.after(Duration::ZERO), self.crew.after(leg.duration));
+        let start = self.crew.after(Duration::ZERO);
+        let end = Tick(start.0 + leg.duration.as_micros() as u64);
         self.crew.tell(|| Message::Go { start, end });
         self.watch(leg, &before, begun)?;
         let lasted = begun.elapsed().min(leg.duration);

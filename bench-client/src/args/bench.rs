@@ -74,10 +74,12 @@ pub(crate) enum CaseName {
 /// A server that `bench` starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TargetName {
-    /// The bare loop on io_uring; ratios are to this one.
+    /// The bare loop on io_uring that does what the scenario asks of a server: the bound.
     LimitUring,
-    /// The bare loop on epoll.
+    /// The same on epoll.
     LimitEpoll,
+    /// The bare echo on io_uring: the plain reference where each message goes to one client.
+    EchoUring,
     WeirUring,
     WeirEpoll,
     /// Where `weir` was built with it.

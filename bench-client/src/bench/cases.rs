@@ -40,8 +40,13 @@ impl CaseName {
 
     /// Whether it is measured with this server.
     pub(super) fn takes(self, target: TargetName) -> bool {
-        // What shards cost each other can only be asked of shards; the ratio needs the loop.
-        self != CaseName::Route1TwoShards || target == TargetName::LimitUring || target.reactor_of_weir().is_some()
+        let is_route = matches!(self.load(), Load::Route { .. });
+        match target {
+            TargetName::LimitUring | TargetName::WeirUring | TargetName::WeirEpoll | TargetName::WeirGlommio => true,
+            TargetName::EchoUring => is_route,
+            // What shards cost each other can only be asked of shards; the ratios need the loops on io_uring.
+            TargetName::LimitEpoll | TargetName::Nats | TargetName::Mqtt => self != CaseName::Route1TwoShards,
+        }
     }
 
     pub(super) fn title(self, size: &Size) -> String {
@@ -66,6 +71,7 @@ impl TargetName {
     pub(super) fn server(self) -> &'static str {
         match self {
             TargetName::LimitUring | TargetName::LimitEpoll => "limit",
+            TargetName::EchoUring => "echo",
             TargetName::WeirUring | TargetName::WeirEpoll | TargetName::WeirGlommio => "weir",
             TargetName::Nats => "nats",
             TargetName::Mqtt => "mqtt",
@@ -81,13 +87,14 @@ impl TargetName {
             TargetName::WeirUring => Some("uring"),
             TargetName::WeirEpoll => Some("epoll"),
             TargetName::WeirGlommio => Some("glommio"),
-            TargetName::LimitUring | TargetName::LimitEpoll | TargetName::Nats | TargetName::Mqtt => None,
+            TargetName::LimitUring | TargetName::LimitEpoll | TargetName::EchoUring => None,
+            TargetName::Nats | TargetName::Mqtt => None,
         }
     }
 
     pub(super) fn reactor_of_limit(self) -> Option<&'static str> {
         match self {
-            TargetName::LimitUring => Some("uring"),
+            TargetName::LimitUring | TargetName::EchoUring => Some("uring"),
             TargetName::LimitEpoll => Some("epoll"),
             TargetName::WeirUring | TargetName::WeirEpoll | TargetName::WeirGlommio | TargetName::Nats | TargetName::Mqtt => None,
         }
@@ -111,7 +118,8 @@ pub(super) enum Place<'a> {
 pub(super) fn words(case: CaseName, target: TargetName, size: &Size, duration: Duration, place: &Place<'_>) -> Vec<String> {
     let is_bare = matches!(place, Place::Bare { .. });
     let (scenario, bare) = match case.load() {
-        Load::Route { .. } => ("route", "echo"),
+        Load::Route { .. } if target == TargetName::EchoUring => ("route", "echo"),
+        Load::Route { .. } => ("route", "relay"),
         Load::Fanout { .. } => ("fanout", "fanout"),
         Load::Connect => ("connect", "accept"),
     };

@@ -25,7 +25,7 @@ use self::{
     host::BenchHost,
     run::{Interrupted, Runner},
     servers::Servers,
-    summary::{FORMAT, Outcome, Run},
+    summary::{FORMAT, Loops, Outcome, Run},
 };
 use crate::{
     args::{BenchArgs, CaseName, ReactorArg, Size, TargetName},
@@ -118,7 +118,8 @@ fn available(
 ) -> Result<(Vec<TargetName>, Vec<Missing>), Failure> {
     let (mut targets, mut missing) = (Vec::new(), Vec::new());
     for target in wanted {
-        let no_ring = *target == TargetName::LimitUring && kind != Kind::Uring && launch::pick(Some(ReactorArg::Uring)).is_err();
+        let needs_ring = target.reactor_of_limit() == Some("uring");
+        let no_ring = needs_ring && kind != Kind::Uring && launch::pick(Some(ReactorArg::Uring)).is_err();
         let reason = if no_ring { Some("io_uring is refused here".to_owned()) } else { servers.why_not(*target) };
         match reason {
             None if targets.contains(target) => {}
@@ -172,14 +173,17 @@ fn all_runs(runner: &Runner<'_>, rounds: u32, cases: &[CaseName], targets: &[Tar
 }
 
 fn outcomes(all: &[Series], size: &Size, cores: &Cores) -> Vec<Outcome> {
-    let limit_of = |case: CaseName| all.iter().find(|series| series.case == case && series.target == TargetName::LimitUring);
     let outcome = |series: &Series| {
-        let limit = limit_of(series.case).map_or(&[][..], |series| &series.runs);
+        let runs_of = |target| {
+            let found = all.iter().find(|other| other.case == series.case && other.target == target);
+            found.map_or(&[][..], |found| &found.runs)
+        };
+        let loops = Loops { limit: runs_of(TargetName::LimitUring), echo: runs_of(TargetName::EchoUring) };
         let shards = if series.target.reactor_of_weir().is_some() { series.case.shards() } else { 1 };
         Outcome {
             server_cores: cores.of_server(shards).to_vec(),
             load_cores: cores.of_load().to_vec(),
-            ..Outcome::new(series.case, series.target, size, series.runs.clone(), limit)
+            ..Outcome::new(series.case, series.target, size, series.runs.clone(), loops)
         }
     };
     all.iter().map(outcome).collect()

@@ -61,7 +61,7 @@ impl Peer {
         match target {
             TargetName::Nats => Some(&NATS),
             TargetName::Mqtt => Some(&MOSQUITTO),
-            TargetName::LimitUring | TargetName::LimitEpoll => None,
+            TargetName::LimitUring | TargetName::LimitEpoll | TargetName::EchoUring => None,
             TargetName::WeirUring | TargetName::WeirEpoll | TargetName::WeirGlommio => None,
         }
     }

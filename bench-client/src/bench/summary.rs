@@ -129,6 +129,13 @@ pub(super) struct Latency {
     pub(super) p999: Spread,
 }
 
+/// What the bare loops on io_uring did in the same scenario.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Loops<'a> {
+    pub(super) limit: &'a [Run],
+    pub(super) echo: &'a [Run],
+}
+
 /// One scenario with one target.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Outcome {
@@ -150,6 +157,7 @@ pub(super) struct Outcome {
     pub(super) server_cpu_ns_per_connection: Option<Spread>,
     pub(super) user_bytes_per_connection: Option<Spread>,
     pub(super) ratio_to_limit: Option<Spread>,
+    pub(super) ratio_to_echo: Option<Spread>,
     pub(super) rate_per_s: Option<Spread>,
     pub(super) latency_us: Option<Latency>,
     pub(super) client_cpu_cores: Option<Spread>,
@@ -159,8 +167,8 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// Puts a scenario's runs with a target together; `limit` are the runs of the bare loop on io_uring in the same rounds.
-    pub(super) fn new(case: CaseName, target: TargetName, size: &Size, runs: Vec<Run>, limit: &[Run]) -> Outcome {
+    /// Puts a scenario's runs with a target together.
+    pub(super) fn new(case: CaseName, target: TargetName, size: &Size, runs: Vec<Run>, loops: Loops<'_>) -> Outcome {
         let valid = || runs.iter().filter(|run| run.is_valid());
         let spread = |path: &str| Spread::of(valid().filter_map(|run| run.number(path)));
         let load = case.load();
@@ -192,7 +200,8 @@ impl Outcome {
             server_cpu_ns_per_message: of_messages(CPU_PER_MESSAGE),
             server_cpu_ns_per_connection: of_connect(CPU_PER_CONNECTION),
             user_bytes_per_connection: of_connect("/server/user_bytes_per_connection"),
-            ratio_to_limit: Spread::of(valid().filter_map(|run| ratio(run, limit, is_connect))),
+            ratio_to_limit: Spread::of(valid().filter_map(|run| ratio(run, loops.limit, is_connect))),
+            ratio_to_echo: Spread::of(valid().filter_map(|run| ratio(run, loops.echo, is_connect))),
             rate_per_s: if is_connect { spread("/connects_per_s") } else { spread("/rate_per_s") },
             latency_us: p50.zip(p99).zip(p999).map(|((p50, p99), p999)| Latency { p50, p99, p999 }),
             client_cpu_cores: spread("/client_cpu_cores"),
@@ -217,9 +226,9 @@ const CPU_PER_MESSAGE: &str = "/server/cpu_ns_per_message";
 const CPU_PER_CONNECTION: &str = "/server/cpu_ns_per_connection";
 
 /// The CPU of a run by that of the loop in the same round.
-fn ratio(run: &Run, limit: &[Run], is_connect: bool) -> Option<f64> {
+fn ratio(run: &Run, loops: &[Run], is_connect: bool) -> Option<f64> {
     let path = if is_connect { CPU_PER_CONNECTION } else { CPU_PER_MESSAGE };
-    let of_loop = limit.iter().find(|other| other.round == run.round && other.is_valid())?.number(path)?;
+    let of_loop = loops.iter().find(|other| other.round == run.round && other.is_valid())?.number(path)?;
     (of_loop > 0.0).then_some(run.number(path)? / of_loop)
 }
 

@@ -17,7 +17,8 @@ fn run(round: u32, ns: f64) -> Run {
 }
 
 fn outcome(runs: Vec<Run>, limit: &[Run]) -> Outcome {
-    Outcome::new(CaseName::Route16, TargetName::WeirEpoll, &SIZE, runs, limit)
+    let echo = [run(1, 50.0)];
+    Outcome::new(CaseName::Route16, TargetName::WeirEpoll, &SIZE, runs, Loops { limit, echo: &echo })
 }
 
 #[test]
@@ -33,6 +34,7 @@ fn ratios_are_taken_in_each_round() {
     let limit = [run(1, 100.0), run(2, 200.0), run(3, 900.0)];
     let outcome = outcome(vec![run(1, 200.0), run(2, 400.0), run(3, 1_800.0)], &limit);
     assert_eq!(outcome.ratio_to_limit, Some(Spread { median: 2.0, min: 2.0, max: 2.0 }));
+    assert_eq!(outcome.ratio_to_echo.map(|ratio| ratio.median), Some(4.0), "it was there in one round");
     assert_eq!(outcome.server_cpu_ns_per_message, Some(Spread { median: 400.0, min: 200.0, max: 1_800.0 }));
     assert_eq!((outcome.server_cpu_ns_per_connection, outcome.user_bytes_per_connection), (None, None));
     assert_eq!((outcome.depth, outcome.window, outcome.shards), (Some(16), None, Some(1)));
@@ -42,11 +44,12 @@ fn ratios_are_taken_in_each_round() {
 #[test]
 fn logins_are_measured_by_connection() {
     let limit = [run(1, 10.0)];
-    let outcome = Outcome::new(CaseName::Connect, TargetName::Nats, &SIZE, vec![run(1, 30.0)], &limit);
+    let outcome =
+        Outcome::new(CaseName::Connect, TargetName::Nats, &SIZE, vec![run(1, 30.0)], Loops { limit: &limit, echo: &[] });
     assert_eq!(outcome.server_cpu_ns_per_message, None);
     assert_eq!(outcome.server_cpu_ns_per_connection.map(|cpu| cpu.median), Some(300.0));
     assert_eq!(outcome.user_bytes_per_connection.map(|bytes| bytes.median), Some(99.0));
-    assert_eq!(outcome.ratio_to_limit.map(|ratio| ratio.median), Some(3.0));
+    assert_eq!((outcome.ratio_to_limit.map(|ratio| ratio.median), outcome.ratio_to_echo), (Some(3.0), None));
     assert_eq!((outcome.connections, outcome.reactor, outcome.target_name()), (40, None, "nats".into()));
 }
 
@@ -73,7 +76,8 @@ fn what_went_wrong_is_told_and_kept_and_counts_in_no_median() {
     assert_eq!(outcome.ratio_to_limit, Some(Spread { median: 2.5, min: 2.5, max: 2.5 }));
     assert_eq!((outcome.counts.lost, outcome.counts.received, outcome.counts.expected), (3, 27, 30));
     assert_eq!(outcome.problems, ["round 1: 3 of 10 deliveries lost", "round 3: it did not start"]);
-    let of_loop = Outcome::new(CaseName::Route16, TargetName::LimitUring, &SIZE, limit.to_vec(), &limit);
+    let of_loop =
+        Outcome::new(CaseName::Route16, TargetName::LimitUring, &SIZE, limit.to_vec(), Loops { limit: &limit, echo: &[] });
     assert_eq!(of_loop.problems, ["round 2: 5 of 10 clients could not log in"]);
     assert_eq!((exit_code(std::slice::from_ref(&of_loop)), exit_code(&[of_loop, outcome])), (2, 1));
 }

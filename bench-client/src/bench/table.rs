@@ -26,10 +26,11 @@ pub(super) fn print(outcomes: &[Outcome]) {
             let unit = if outcome.server_cpu_ns_per_connection.is_some() { "login" } else { "message" };
             println!("\n{}: {}", outcome.scenario, outcome.title);
             println!(
-                "  {:<14}{:>32}{:>24}{:>12}{:>12}",
+                "  {:<14}{:>32}{:>22}{:>22}{:>12}{:>12}",
                 "",
                 format!("server CPU per {unit}, ns"),
-                "times the bare loop",
+                "times the limit",
+                if outcome.ratio_to_echo.is_some() { "times the echo" } else { "" },
                 if unit == "login" { "B each" } else { "p50" },
                 if unit == "login" { "logins/s" } else { "p99" }
             );
@@ -48,13 +49,15 @@ pub(super) fn print(outcomes: &[Outcome]) {
 
 fn print_row(outcome: &Outcome) {
     let cpu = outcome.cpu().map_or_else(|| "–".to_owned(), |cpu| spread(&cpu, |ns| grouped(ns.round() as u64)));
-    let ratio = outcome.ratio_to_limit.map_or_else(|| "–".to_owned(), |ratio| spread(&ratio, |ratio| format!("{ratio:.2}")));
+    let ratio = |ratio: Option<Spread>| ratio.map(|ratio| spread(&ratio, |ratio| format!("{ratio:.2}")));
+    let (limit, echo) = (ratio(outcome.ratio_to_limit), ratio(outcome.ratio_to_echo));
+    let [limit, echo] = [limit.unwrap_or_else(|| "–".to_owned()), echo.unwrap_or_default()];
     let [first, second] = match (&outcome.latency_us, &outcome.user_bytes_per_connection, &outcome.rate_per_s) {
         (Some(latency), _, _) => [latency.p50, latency.p99].map(|spread| micros(spread.median as u64)),
         (None, Some(bytes), Some(rate)) => [format!("{:.0}", bytes.median), grouped(rate.median as u64)],
         (None, _, _) => ["–".to_owned(), "–".to_owned()],
     };
-    println!("  {:<14}{cpu:>32}{ratio:>24}{first:>12}{second:>12}", outcome.target_name());
+    println!("  {:<14}{cpu:>32}{limit:>22}{echo:>22}{first:>12}{second:>12}", outcome.target_name());
 }
 
 fn spread(spread: &Spread, number: impl Fn(f64) -> String) -> String {
