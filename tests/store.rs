@@ -13,6 +13,8 @@ mod common;
 mod contract;
 #[path = "store/damage.rs"]
 mod damage;
+#[path = "store/expiry.rs"]
+mod expiry;
 #[path = "store/full.rs"]
 mod full;
 #[path = "store/model.rs"]

@@ -166,6 +166,36 @@ on_both_reactors! {
         bystanders.check();
     }
 
+    /// It comes up without a byte to write to, says what it cannot do, and does the rest.
+    fn a_restart_on_a_full_disk(reactor) {
+        let disk = match SmallDisk::mount(160) {
+            Ok(disk) => disk,
+            Err(why) => return skip(&why),
+        };
+        let flags = ["--store-reserve-bytes", "20000000"];
+        let gateway = start(reactor, &disk.data(), &flags);
+        let mut sender = gateway.login("sender", "1");
+        for id in 1..=50 {
+            assert_eq!(offer(&mut sender, "user/alice", id), Ok(id));
+        }
+        disk.fill(100);
+        disk.fill_up();
+        gateway.signal(Signal::SIGKILL);
+        drop(gateway);
+        let gateway = start(reactor, &disk.data(), &flags);
+        let mut sender = gateway.login("sender", "1");
+        assert!(is_full(&offer(&mut sender, "user/alice", 51).expect_err("there is no room")));
+        let (mut alice, cursors) = gateway.enroll("alice", "1", WINDOW, None);
+        assert_eq!((cursors.first, cursors.last), (1, 50));
+        alice.expect_seqs("user/alice", 1..=50);
+        assert_eq!(alice.sync("user/alice", 49, 10).messages.len(), 2);
+        assert_eq!(sender.send_counted("user/alice", 9, b"now"), (1, 0));
+        assert_eq!(alice.next_push().1, 9);
+        disk.free();
+        assert_eq!(insist(&mut sender, "user/alice", 51), 51);
+        alice.expect_seqs("user/alice", 51..=51);
+    }
+
     /// A neighbour on the same disk takes the reserve too, to the last byte, while the log writes its tables.
     fn a_neighbour_that_takes_the_last_byte(reactor) {
         let disk = match SmallDisk::mount(160) {

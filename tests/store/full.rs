@@ -44,14 +44,18 @@ fn below_the_reserve_writers_are_refused_and_readers_are_not() {
     assert_eq!(log.cursor(read_cursor("user/a", "a")), Ok(None));
 }
 
-/// A file system of 12 MB; gone with this value.
-struct Small<'a>(&'a Path);
+/// A small file system; gone with this value.
+pub struct Small<'a>(&'a Path);
 
 impl Small<'_> {
     /// `None` where mounting is not permitted.
-    fn mount(at: &Path) -> Option<Small<'_>> {
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=12m", "tmpfs"]).arg(at).output();
+    pub fn mount<'a>(at: &'a Path, size: &str) -> Option<Small<'a>> {
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at).output();
         mounted.is_ok_and(|output| output.status.success()).then_some(Small(at))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0
     }
 }
 
@@ -72,7 +76,7 @@ fn send(log: &mut Disk, id: u64) -> Result<Outcome, Failure> {
 #[test]
 fn a_disk_that_is_really_full_loses_nothing_and_service_resumes() {
     let folder = folder();
-    let Some(mounted) = Small::mount(folder.path()) else {
+    let Some(mounted) = Small::mount(folder.path(), "12m") else {
         println!("not tested: mounting a file system is not permitted here");
         return;
     };

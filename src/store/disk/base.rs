@@ -14,7 +14,10 @@ use fjall::{
     config::{BlockSizePolicy, CompressionPolicy, FilterPolicy},
 };
 
-use super::record::{Damaged, Message, message_key, split_message_key};
+use super::{
+    dead::Reach,
+    record::{Damaged, Message, message_key, split_message_key},
+};
 use crate::limits::{
     STORE_BLOCK_BYTES, STORE_CACHED_FILES, STORE_GATE_LOOK_MS, STORE_GATE_MS_MAX, STORE_JOURNALS_BYTES, STORE_LEVEL0_RUNS_MAX,
     STORE_LEVEL0_TABLES, STORE_SEALED_MEMTABLES_MAX,
@@ -225,6 +228,26 @@ impl Base {
             std::thread::sleep(Duration::from_millis(STORE_GATE_LOOK_MS));
         }
         Ok(())
+    }
+
+    /// Whether tables are being merged.
+    pub(super) fn is_compacting(&self) -> bool {
+        self.db.active_compactions() > 0
+    }
+
+    /// The tables of messages.
+    pub(super) fn tables(&self) -> Vec<Reach> {
+        let version = self.messages.tree.current_version();
+        let reaches = version.iter_tables().map(|table| {
+            let range = &table.metadata.key_range;
+            Reach { table: table.id(), first: range.min().to_vec(), last: range.max().to_vec() }
+        });
+        reaches.collect()
+    }
+
+    /// Removes the tables of messages that lie between these keys, with all that is in them.
+    pub(super) fn remove_between(&self, first: &[u8], last: &[u8]) -> Result<(), Trouble> {
+        Ok(self.messages.tree.drop_range(first..=last).map_err(fjall::Error::from)?)
     }
 
     /// What it takes up on the disk.

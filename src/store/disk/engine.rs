@@ -189,6 +189,7 @@ impl Engine {
             draft.over.push(name.into());
         }
         self.heads.put(name, head);
+        self.walk.meet(head.number);
         let key = message_key(head.number, head.last);
         let stored = PushRef { channel: "", seq: head.last, timestamp, ..*message };
         draft.batch.insert(&self.base.messages, key, Message::encode(&key, head.total, &stored));

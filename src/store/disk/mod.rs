@@ -10,6 +10,7 @@
 mod base;
 mod check;
 mod copy;
+mod dead;
 mod engine;
 mod error;
 mod heads;

@@ -18,6 +18,7 @@ use fjall::compaction::filter::{CompactionFilter, CompactionFilterResult, Contex
 
 use super::{
     base::{Base, Found, Trouble},
+    dead::Over,
     engine::Engine,
     heads::Head,
     record::{Channel, Mark, Message, encode_number, mark_key, split_message_key},
@@ -64,7 +65,8 @@ impl Horizon {
         *kept = floor.max(*kept);
     }
 
-    fn floor(&self, channel: u32) -> u64 {
+    /// Up to where a channel's messages may go, as far as is known.
+    pub(super) fn floor(&self, channel: u32) -> u64 {
         let floors = self.floors.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         floors.get(&channel).copied().unwrap_or(0)
     }
@@ -184,9 +186,21 @@ pub(super) enum Walk {
     Idle,
     /// For messages older than `cut`; channels up to `after` were looked at. One that cannot be read keeps all that is over on the
     /// disk: the database would remove it by age, and with it the channel's sequences.
-    Under { cut: u64, after: Vec<u8>, is_damaged: bool },
+    Under { cut: u64, after: Vec<u8>, is_damaged: bool, over: Over },
+    /// It has come to its end: tables in which all is over are removed, one in each step. `any`: there was one.
+    Removing { over: Over, any: bool },
     /// The last one met a channel that cannot be read: not again before this time.
     Resting { until_ms: u64 },
+}
+
+impl Walk {
+    /// A message came into this channel.
+    pub(super) fn meet(&mut self, channel: u32) {
+        match self {
+            Walk::Under { over, .. } | Walk::Removing { over, .. } => over.remove(channel),
+            Walk::Idle | Walk::Resting { .. } => {}
+        }
+    }
 }
 
 impl Engine {
@@ -207,7 +221,8 @@ impl Engine {
             Walk::Idle | Walk::Resting { .. } => {
                 let due = Clock::wall_ms(self.expired) >= Clock::wall_ms(self.horizon.expired()) + every_ms;
                 if due {
-                    self.walk = Walk::Under { cut: self.expired, after: b"n".to_vec(), is_damaged: false };
+                    let over = Over::none(self.next_channel);
+                    self.walk = Walk::Under { cut: self.expired, after: b"n".to_vec(), is_damaged: false, over };
                 }
                 Ok(due)
             }
@@ -216,12 +231,22 @@ impl Engine {
                 self.walk = under;
                 Ok(false)
             }
-            Walk::Under { cut, after, is_damaged } => {
-                self.walk = match self.step(cut, &after, is_damaged)? {
+            Walk::Under { cut, after, is_damaged, over } => {
+                self.walk = match self.step(cut, &after, is_damaged, over)? {
                     Walk::Resting { .. } => Walk::Resting { until_ms: wall_ms + every_ms },
-                    walk @ (Walk::Idle | Walk::Under { .. }) => walk,
+                    walk @ (Walk::Idle | Walk::Under { .. } | Walk::Removing { .. }) => walk,
                 };
-                Ok(matches!(self.walk, Walk::Under { .. }))
+                Ok(matches!(self.walk, Walk::Under { .. } | Walk::Removing { .. }))
+            }
+            Walk::Removing { over, any } => {
+                // What a merge under way keeps from being removed is left to the next walk.
+                let more = self.remove_dead_table(&over)?;
+                if more {
+                    self.walk = Walk::Removing { over, any: true };
+                } else if any {
+                    self.let_go()?;
+                }
+                Ok(more)
             }
         }
     }
@@ -233,7 +258,7 @@ impl Engine {
         Ok((channel, newest))
     }
 
-    fn step(&mut self, cut: u64, after: &[u8], mut is_damaged: bool) -> Result<Walk, Trouble> {
+    fn step(&mut self, cut: u64, after: &[u8], mut is_damaged: bool, mut over: Over) -> Result<Walk, Trouble> {
         let mut draft = self.draft();
         let mut next = None;
         let range = (Bound::Excluded(after.to_vec()), Bound::Excluded(b"o".to_vec()));
@@ -243,8 +268,10 @@ impl Engine {
                 Ok((Channel { number, .. }, Some(newest))) if newest.timestamp < cut => {
                     draft.state.insert(key.to_vec(), Some(Channel { number, floor: newest.seq }.encode(&key)));
                     draft.floors.push((number, newest.seq));
+                    over.insert(number);
                 }
-                Ok(_) => {}
+                Ok((Channel { number, .. }, None)) => over.insert(number),
+                Ok((_, Some(_))) => {}
                 // One channel that cannot be read is no reason to stop serving all others.
                 Err(trouble) => {
                     log::error!("store: a channel cannot be read, try `weir log verify`: {trouble}");
@@ -262,11 +289,11 @@ impl Engine {
             draft.state.insert(key.to_vec(), Some(encode_number(key, cut)));
             self.finish(draft)?;
             self.horizon.raise(cut);
-            return Ok(Walk::Idle);
+            return Ok(Walk::Removing { over, any: false });
         };
         if !draft.state.is_empty() {
             self.finish(draft)?;
         }
-        Ok(Walk::Under { cut, after: next, is_damaged })
+        Ok(Walk::Under { cut, after: next, is_damaged, over })
     }
 }
