@@ -183,3 +183,25 @@ fn a_lost_version_file_costs_nothing_else() {
     let (code, _, err) = run(&SERVE, &dir);
     assert!(code == 1 && err.contains("data/log: the database is missing") && err.contains("backup"), "{err}");
 }
+
+/// Copies leave empty files out.
+#[test]
+fn a_copy_without_the_lock_file_is_ours() {
+    let folder = folder();
+    let dir = folder.path().join("data");
+    fill(&dir);
+    for command in [&["log", "verify"][..], &["log", "inspect"], &["log", "repair"]] {
+        fs::remove_file(dir.join("lock")).unwrap();
+        let (code, out, err) = run(command, &dir);
+        assert!(code == 0 && dir.join("lock").exists(), "{out}{err}");
+    }
+    fs::remove_file(dir.join("lock")).unwrap();
+    let gateway = serve(&dir);
+    let (code, _, err) = run(&["log", "verify"], &dir);
+    assert!(code == 1 && err.contains("is in use"), "it is locked again: {err}");
+    drop(gateway);
+    fs::remove_file(dir.join("lock")).unwrap();
+    fs::remove_file(dir.join("format")).unwrap();
+    let (code, _, err) = run(&SERVE, &dir);
+    assert!(code == 1 && err.contains("what is in it is not Weir's"), "{err}");
+}

@@ -71,10 +71,10 @@ impl Folder {
             Err(error) => return Err(failed("look at", dir)(error)),
         }
         let lock_path = dir.join("lock");
-        if !lock_path.exists() {
+        // A copy that left empty files out is ours all the same.
+        if !lock_path.exists() && !dir.join("format").exists() {
             let mut entries = fs::read_dir(dir).map_err(failed("list", dir))?;
-            // A copy that left empty files out is ours all the same.
-            if entries.next().is_some() && !dir.join("format").exists() {
+            if entries.next().is_some() {
                 return Err(OpenError::Foreign { dir: dir.to_path_buf() });
             }
             if !make {
