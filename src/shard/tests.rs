@@ -135,7 +135,7 @@ struct Bench {
     unpacker: Unpacker,
     /// What was posted, and is not refused.
     posted: Vec<Batch>,
-    /// The rings are full.
+    /// The rings to other shards are full.
     refuse_posts: bool,
     store: Service<Frail>,
     /// Batches that the store has not answered.
@@ -247,7 +247,9 @@ impl Bench {
                     self.seen.entry(conn).or_default().push(Seen::Closed);
                     self.shard.handle(self.now, Input::Closed { conn });
                 }
-                Output::Post { to, message } if self.refuse_posts => refused.push((to, message)),
+                Output::Post { to, message } if self.refuse_posts && !matches!(message, Message::Store(_)) => {
+                    refused.push((to, message));
+                }
                 Output::Post { message: Message::Batch(batch), .. } => self.posted.push(*batch),
                 Output::Post { message: Message::Store(batch), .. } => self.stored.push_back(batch),
                 Output::Stay { .. } => {}

@@ -5,9 +5,11 @@ use std::{
     collections::BTreeMap,
     net::TcpListener,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+use weir::limits::LISTEN_RETRY_MS;
 
 use crate::harness::{Gateway, PATIENCE, Reactor, WEIR, lines_of, on_both_reactors, run_to_end, run_weir};
 
@@ -124,6 +126,22 @@ on_both_reactors! {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(&addr) && said.contains("in use") && said.contains("--listen"), "{said}");
+    }
+
+    /// A gateway that was killed takes a moment to give its port back.
+    fn a_port_that_is_being_given_back(reactor) {
+        let other = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let addr = other.local_addr().expect("an address").to_string();
+        let back = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(LISTEN_RETRY_MS / 2));
+            drop(other);
+        });
+        let mut command = Command::new(WEIR);
+        command.args(["serve", "--dev", "--data", "memory", "--listen", &addr, "--metrics", "127.0.0.1:0", "--reactor", reactor.name()]);
+        let gateway = Gateway::launch(command, None);
+        back.join().expect("no panic");
+        assert_eq!(gateway.addr.to_string(), addr);
+        gateway.login("alice", "1").check_alive();
     }
 
     fn an_address_that_is_not_ours(reactor) {

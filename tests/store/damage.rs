@@ -268,3 +268,98 @@ fn no_damage_goes_unnoticed() {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), trials.len(), wrong.join("\n"));
     println!("{} trials: {:?}", trials.len(), ends.into_inner().unwrap());
 }
+
+/// The largest table of messages.
+fn largest_table(dir: &Path) -> PathBuf {
+    let tables = files(&dir.join("log/keyspaces/1/tables"));
+    tables.into_iter().max_by_key(|table| fs::metadata(table).unwrap().len()).expect("there are tables")
+}
+
+/// Two channels in tables of several blocks: the first with 600 messages, the second with 10.
+fn in_tables(dir: &Path, options: impl Fn() -> Options) {
+    let mut log = Disk::open(dir, options()).unwrap().0;
+    let send = |log: &mut Disk, channel: &str, ids: std::ops::Range<u64>| {
+        let writes: Vec<Write<'_>> = ids.map(|id| append(channel, message(id, &[7; 1_000]))).collect();
+        commit(log, NOW_MS, &writes);
+    };
+    send(&mut log, "user/a", 1..601);
+    send(&mut log, "user/b", 601..611);
+    // What is in memory becomes a table by the next.
+    send(&mut log, "user/c", 611..1_211);
+    crate::common::await_ready(&mut log);
+    std::thread::sleep(Duration::from_millis(300));
+}
+
+/// All that is read of a channel, page by page, as a device that is behind does.
+fn pages(log: &mut Disk, channel: &str) -> Vec<u64> {
+    let (mut next, mut seen) = (1, Vec::new());
+    loop {
+        let (page, bounds) = page(log, channel, next, PageLimit { messages: 50, bytes: u32::MAX });
+        let Some(last) = page.last() else {
+            assert!(bounds.last >= next || bounds.last + 1 == next, "{bounds:?}, {next}");
+            return seen;
+        };
+        next = last.seq + 1;
+        seen.extend(page.iter().map(|message| message.seq));
+    }
+}
+
+#[test]
+fn readers_go_on_behind_what_is_damaged_in_a_table() {
+    let folder = folder();
+    let dir = folder.path().join("data");
+    in_tables(&dir, small);
+    let table = largest_table(&dir);
+    apply(Damage::Flip { byte: fs::metadata(&table).unwrap().len() / 3, bit: 5 }, &table);
+    let mut log = Disk::open(&dir, small()).unwrap().0;
+    let mut holes = 0;
+    for (channel, last) in [("user/a", 600), ("user/b", 10), ("user/c", 600)] {
+        let seen = pages(&mut log, channel);
+        assert!(seen.is_sorted() && seen.first() == Some(&1) && seen.last() == Some(&last), "{channel}: {seen:?}");
+        let gaps: Vec<(u64, u64)> = seen.windows(2).filter(|pair| pair[1] > pair[0] + 1).map(|pair| (pair[0], pair[1])).collect();
+        assert!(gaps.iter().all(|(before, behind)| behind - before < 40), "about a block: {gaps:?}");
+        holes += gaps.len();
+    }
+    assert_eq!(holes, 1, "the damage takes one block");
+    drop(log);
+    assert!(!verify(&dir).unwrap().findings.is_empty(), "and it is reported");
+}
+
+/// A channel whose newest message cannot be read keeps the walk from its end, and the walk rests before it begins again.
+#[test]
+fn the_walk_rests_when_it_meets_a_damaged_channel() {
+    let options = || Options { retention: weir::store::Retention { age_ms: 640_000, ..RETENTION }, ..small() };
+    let every_ms = 10_000;
+    let folder = folder();
+    let dir = folder.path().join("data");
+    in_tables(&dir, options);
+    let wall_ms = NOW_MS + 1_000_000;
+    let walks = |log: &mut Disk, wall_ms| {
+        let mut steps = 0;
+        while log.expire(wall_ms).unwrap() {
+            steps += 1;
+            assert!(steps < 100, "it comes to no end");
+        }
+        steps > 0
+    };
+    let table = largest_table(&dir);
+    // The newest message of the channel lies at the end of the data.
+    let length = fs::metadata(&table).unwrap().len();
+    let damaged = (1..40).map(|part| length * part / 40).rev().find(|byte| {
+        apply(Damage::Flip { byte: *byte, bit: 1 }, &table);
+        let is_newest =
+            Disk::open(&dir, options()).is_ok_and(|(mut log, _)| log.bounds("user/a").is_err() || log.bounds("user/c").is_err());
+        if !is_newest {
+            apply(Damage::Flip { byte: *byte, bit: 1 }, &table);
+        }
+        is_newest
+    });
+    assert!(damaged.is_some(), "no place in the table is that of a channel's newest message");
+    let mut log = Disk::open(&dir, options()).unwrap().0;
+    assert!(walks(&mut log, wall_ms), "it walks");
+    assert!(!walks(&mut log, wall_ms + every_ms - 1), "it rests, though messages have grown older");
+    assert!(walks(&mut log, wall_ms + every_ms), "it tries again");
+    assert!(!walks(&mut log, wall_ms + every_ms), "and rests again");
+    // Nobody else is kept from anything.
+    assert_eq!(seqs(&commit(&mut log, wall_ms, &[append("user/b", message(9_999, b"x"))])), [11]);
+}

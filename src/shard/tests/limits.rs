@@ -158,12 +158,12 @@ fn unfinished_frames_beyond_the_shards_limit_end_the_connection_that_adds_to_the
 }
 
 /// A client whose home is the other one of two shards.
-fn far_client(bench: &Bench) -> String {
+pub(super) fn far_client(bench: &Bench) -> String {
     let is_far = |name: &String| bench.shard.home(bench.shard.keyed.name(name)) == ShardId(1);
     (0..).map(|number| format!("far{number}")).find(is_far).expect("half of all names")
 }
 
-fn near_client(bench: &Bench) -> String {
+pub(super) fn near_client(bench: &Bench) -> String {
     let is_near = |name: &String| bench.shard.home(bench.shard.keyed.name(name)) == ShardId(0);
     (0..).map(|number| format!("near{number}")).find(is_near).expect("half of all names")
 }

@@ -1,7 +1,11 @@
 //! The log fails for a while: what follows from that is made up for.
 #![forbid(unsafe_code)]
 
-use super::*;
+use super::{
+    limits::{far_client, near_client},
+    message::Item,
+    *,
+};
 use crate::{
     limits::STORE_RETRY_MS,
     store::{CursorKey, CursorKind, Failure, Log as _},
@@ -109,4 +113,73 @@ fn one_channel_too_many_is_refused_and_the_others_go_on() {
     bench.advance(3 * STORE_RETRY_MS);
     bench.fill(sender, "user/alice", 3..=3);
     assert_eq!(bench.take(alice), [Seen::Durable(2)]);
+}
+
+#[test]
+fn as_many_joins_of_a_group_wait_for_the_store_as_are_counted() {
+    let (mut bench, _, alice) = member();
+    bench.store_stalls = true;
+    for _ in 0..u8::MAX {
+        assert_eq!(bench.join(alice, "other", None), []);
+    }
+    assert_eq!(bench.join(alice, "other", None), [Seen::Refused(ErrorCode::Overloaded)]);
+    bench.store_stalls = false;
+    bench.turn();
+    let joined = bench.take(alice).into_iter().filter(|seen| *seen == Seen::Frame("JOIN_OK")).count();
+    assert_eq!(joined, usize::from(u8::MAX), "each has its answer");
+}
+
+#[test]
+fn a_cursor_that_finds_no_room_at_the_end_is_given_up_and_its_messages_come_again() {
+    let (mut bench, sender, alice) = member();
+    bench.fill(sender, "group/team", 3..=4);
+    assert_eq!(bench.take(alice), [Seen::Durable(3), Seen::Durable(4)]);
+    let received = Frame::Received(body::Received { channel: "group/team".to_owned(), seq: 4 });
+    assert_eq!(bench.ask(alice, &received), []);
+    bench.store_stalls = true;
+    let mut id = 100;
+    while bench.send_durable(sender, "user/bob", id, &[0; 60_000]).is_empty() {
+        id += 1;
+        assert!(id < 1_000, "no bound");
+    }
+    bench.input(Input::Eof { conn: alice });
+    assert_eq!(bench.stats.cursors_given_up.get(), 1);
+    bench.store_stalls = false;
+    bench.turn();
+    assert_eq!(bench.store.log().cursor(TEAM), Ok(Some(2)));
+    let (alice, _) = bench.enroll("alice", "phone", 100, None);
+    let seen = bench.join(alice, "team", None);
+    assert_eq!(seen[1..], [Seen::Cursors { received: 2, last: 4, unread: 4 }, Seen::Durable(3), Seen::Durable(4)]);
+}
+
+#[test]
+fn a_shard_that_cannot_be_sent_a_message_of_a_group_is_told_of_it_later() {
+    let mut bench = Bench::new(|settings| settings.shards = 2);
+    let (near, far) = (near_client(&bench), format!("user/{}", far_client(&bench)));
+    let sender = bench.login(&near);
+    let channel = format!("group/{near}");
+    let mut batch = Batch::default();
+    let group = batch.put(near.as_bytes());
+    batch.items.push(Item::Subscribe { group, ticket: 0 });
+    bench.input(Input::Posted { from: ShardId(1), message: Message::Batch(Box::new(batch)) });
+    bench.refuse_posts = true;
+    let mut id = 100;
+    while bench.send(sender, &far, id, &[0; 60_000]).is_empty() {
+        id += 1;
+        assert!(id < 1_000, "the backlog grows without end");
+    }
+    bench.fill(sender, &channel, 1..=3);
+    assert_eq!(bench.stats.tails_owed.get(), 3);
+    bench.posted.clear();
+    bench.refuse_posts = false;
+    bench.turn();
+    bench.advance(10);
+    let tails = bench.posted.iter().flat_map(|batch| {
+        let tail = |item: &Item| {
+            if let Item::Tail { group, seq } = item { Some((batch.name(*group).to_owned(), *seq)) } else { None }
+        };
+        batch.items.iter().filter_map(tail).collect::<Vec<_>>()
+    });
+    assert_eq!(tails.collect::<Vec<_>>(), [(near.clone(), 3)], "of the newest, once");
+    assert_eq!(bench.shard.residue().catching_up, 0);
 }

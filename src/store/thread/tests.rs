@@ -28,11 +28,13 @@ struct Slow {
     pages: Arc<AtomicU64>,
     /// It does not keep up.
     is_behind: Arc<AtomicBool>,
+    /// Nothing can be removed.
+    keeps_all: bool,
 }
 
 impl Slow {
     fn new(page_ms: u64) -> Slow {
-        Slow { log: Memory::new(RETENTION), page_ms, pages: Arc::default(), is_behind: Arc::default() }
+        Slow { log: Memory::new(RETENTION), page_ms, pages: Arc::default(), is_behind: Arc::default(), keeps_all: false }
     }
 }
 
@@ -61,6 +63,9 @@ impl Log for Slow {
     }
 
     fn expire(&mut self, wall_ms: u64) -> Result<bool, Failure> {
+        if self.keeps_all {
+            return Err(Failure::Unavailable("it was told to fail".to_owned()));
+        }
         self.log.expire(wall_ms)
     }
 
@@ -239,4 +244,18 @@ fn a_log_that_falls_behind_delays_what_is_written_and_then_refuses_it_while_read
     post(&mut port, None);
     thread.join().unwrap();
     assert_eq!(take(&mut port).replies, [Reply::Failed(Failure::Behind)]);
+}
+
+#[test]
+fn what_cannot_be_removed_is_counted_and_tried_again_in_a_while() {
+    let (mut port, thread, stats) = start(8, Slow { keeps_all: true, ..Slow::new(0) });
+    while stats.expire_failed.get() < 2 {
+        std::thread::sleep(Duration::from_millis(20));
+        post(&mut port, Some(append(stats.appends.get() + 1)));
+        assert_eq!(take(&mut port).failures(), 0, "everything else goes on");
+    }
+    let asked = stats.requests.get();
+    assert!(asked > 10, "it is not tried again and again: {asked}");
+    post(&mut port, None);
+    thread.join().unwrap();
 }
