@@ -60,7 +60,7 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS (10)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run
 
 .PHONY: bench
-bench: build ## measure Weir beside the bare loops and other servers, by turns: bench.json; ARGS="--rounds 1 --only route-1"
+bench: build ## measure Weir beside the bare loops and other servers, by turns: bench.json, bench.html; ARGS="--rounds 1 --only route-1"
 	"$${CARGO_TARGET_DIR:-target}/release/bench-client" bench $(ARGS)
 
 .PHONY: peers

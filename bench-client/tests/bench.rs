@@ -34,7 +34,9 @@ fn small<'a>(args: &[&'a str]) -> Vec<&'a str> {
 /// Runs `bench` in a folder of its own, and gives its exit status, its result and its words.
 fn measured(folder: &Path, args: &[&str]) -> (i32, Value, String) {
     let json = folder.join("bench.json");
-    let output = bench(&small(&[&["--json", json.to_str().expect("text")], args].concat()));
+    let html = folder.join("bench.html");
+    let files = ["--json", json.to_str().expect("text"), "--html", html.to_str().expect("text")];
+    let output = bench(&small(&[&files, args].concat()));
     let object = serde_json::from_str(&fs::read_to_string(&json).expect("the result")).expect("JSON");
     (code(&output), object, text(&output))
 }
@@ -80,6 +82,9 @@ fn every_scenario_is_measured_by_turns_and_the_result_is_as_documented() {
         let found = all.iter().filter(|result| result["scenario"] == scenario).map(|result| result["shards"].as_u64());
         assert_eq!(found.collect::<Vec<_>>(), [None, Some(shards), Some(shards)], "{scenario}");
     }
+    let page = fs::read_to_string(folder.path().join("bench.html")).expect("the page");
+    let held = page.split("id=\"data\">").nth(1).and_then(|rest| rest.split("</script>").next()).expect("the result is in it");
+    assert_eq!(serde_json::from_str::<Value>(held).expect("JSON"), object);
     assert!(words.contains("server CPU per message, ns") && words.contains("server CPU per login, ns"), "{words}");
 }
 
@@ -145,7 +150,7 @@ fn what_cannot_be_measured_is_refused_with_the_reason() {
         (&["--targets", "weir-glommio", "--weir", "/bin/false"], 2, "weir-glommio cannot be measured: the gateway did not start"),
         (&["--targets", "weir-epoll", "--weir", "/nowhere/weir"], 2, "cannot be started"),
     ] {
-        let output = bench(&small(&[&["--json", "/dev/null"], args].concat()));
+        let output = bench(&small(&[&["--json", "/dev/null", "--html", "/dev/null"], args].concat()));
         assert_eq!(code(&output), status, "{args:?}: {}", text(&output));
         assert!(text(&output).contains(words), "{args:?}: {}", text(&output));
     }
@@ -155,7 +160,19 @@ fn what_cannot_be_measured_is_refused_with_the_reason() {
 fn an_interrupted_bench_leaves_no_server_behind() {
     let weir = weir().to_str().expect("text");
     let mut program = Command::new(env!("CARGO_BIN_EXE_bench-client"));
-    program.args(["bench", "--json", "/dev/null", "--targets", "weir-epoll", "--only", "route-1", "--duration", "30s"]);
+    program.args([
+        "bench",
+        "--json",
+        "/dev/null",
+        "--html",
+        "/dev/null",
+        "--targets",
+        "weir-epoll",
+        "--only",
+        "route-1",
+        "--duration",
+        "30s",
+    ]);
     program.args(["--connections", "40", "--active", "20", "--weir", weir]).stdout(Stdio::null()).stderr(Stdio::null());
     let mut program = program.spawn().expect("it starts");
     let children = || -> Vec<String> {

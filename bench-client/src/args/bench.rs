@@ -30,6 +30,9 @@ pub(crate) struct BenchArgs {
     /// Write the result there, as JSON (bench-client/schema-bench.md).
     #[arg(long, value_name = "FILE", default_value = "bench.json")]
     pub(crate) json: PathBuf,
+    /// Write the same with plots there, for a browser.
+    #[arg(long, value_name = "FILE", default_value = "bench.html")]
+    pub(crate) html: PathBuf,
 }
 
 /// How many clients there are. Results of different sizes are not compared.

@@ -7,6 +7,7 @@
 mod cases;
 mod cores;
 mod host;
+mod page;
 mod run;
 mod servers;
 mod summary;
@@ -83,9 +84,11 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<u8, Failure> {
         not_measured,
         results: outcomes(&runs, &args.size, &cores),
     };
-    write(&args.json, &serde_json::to_string_pretty(&bench).context("the result cannot be written as JSON")?)?;
+    let words = "the result cannot be written as JSON";
+    write(&args.json, &serde_json::to_string_pretty(&bench).context(words)?)?;
+    write(&args.html, &page::page(&serde_json::to_string(&bench).context(words)?))?;
     table::print(&bench.results);
-    println!("\nThe whole result is in {}.", args.json.display());
+    println!("\nThe whole result is in {}, with plots in {}.", args.json.display(), args.html.display());
     Ok(summary::exit_code(&bench.results))
 }
 
