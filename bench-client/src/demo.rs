@@ -57,6 +57,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8, Failure> {
             | Subcommand::Storm(_)
             | Subcommand::Limit(_)
             | Subcommand::Bench(_)
+            | Subcommand::Diff(_)
             | Subcommand::Million(_)
             | Subcommand::Soak(_)
             | Subcommand::Demo(_) => {

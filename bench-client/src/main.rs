@@ -61,6 +61,7 @@ fn main() -> ExitCode {
         Command::Million(args) => million::million(args),
         Command::Soak(args) => soak::soak(args),
         Command::Bench(args) => bench::bench(args),
+        Command::Diff(args) => bench::diff(args),
         Command::Demo(args) => demo::demo(args),
     };
     match result {

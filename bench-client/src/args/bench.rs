@@ -35,6 +35,19 @@ pub(crate) struct BenchArgs {
     pub(crate) html: PathBuf,
 }
 
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DiffArgs {
+    /// The earlier result of `bench`.
+    #[arg(value_name = "BEFORE.json")]
+    pub(crate) before: PathBuf,
+    /// The later one.
+    #[arg(value_name = "AFTER.json")]
+    pub(crate) after: PathBuf,
+    /// Compare results of different hosts: only the ratios to each host's own limit, and memory.
+    #[arg(long)]
+    pub(crate) across_hosts: bool,
+}
+
 /// How many clients there are. Results of different sizes are not compared.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Size {

@@ -6,6 +6,7 @@
 
 mod cases;
 mod cores;
+mod diff;
 mod host;
 mod page;
 mod run;
@@ -21,6 +22,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use weir::reactor::Kind;
 
+pub(crate) use self::diff::diff;
 use self::{
     cores::Cores,
     host::BenchHost,

@@ -1,7 +1,7 @@
 //! What came of all runs, documented in `bench-client/schema-bench.md`. Pure.
 #![forbid(unsafe_code)]
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::cases::Load;
@@ -63,7 +63,7 @@ fn strings(list: &Value) -> impl Iterator<Item = String> {
 const FAULTS: [&str; 6] = ["lost", "duplicated", "reordered", "misdelivered", "corrupted", "contradicted"];
 
 /// What several runs said of one thing.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Spread {
     pub(super) median: f64,
     pub(super) min: f64,

@@ -60,6 +60,7 @@ fn print_row(outcome: &Outcome) {
     println!("  {:<14}{cpu:>32}{limit:>22}{echo:>22}{first:>12}{second:>12}", outcome.target_name());
 }
 
-fn spread(spread: &Spread, number: impl Fn(f64) -> String) -> String {
+/// The median, and the range behind it.
+pub(super) fn spread(spread: &Spread, number: impl Fn(f64) -> String) -> String {
     format!("{} [{}, {}]", number(spread.median), number(spread.min), number(spread.max))
 }

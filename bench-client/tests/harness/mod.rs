@@ -16,7 +16,7 @@ use serde_json::Value;
 pub(crate) fn bench(args: &[&str]) -> Output {
     let program = env!("CARGO_BIN_EXE_bench-client");
     let mut child = Command::new(program).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(180);
     while child.try_wait().expect("a child").is_none() {
         if Instant::now() > deadline {
             child.kill().expect("a child");

@@ -1,0 +1,321 @@
+//! `diff`: what two runs of the bench say of each other.
+#![forbid(unsafe_code)]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write as _},
+    path::Path,
+};
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    summary::{FORMAT, Spread},
+    table::spread,
+};
+use crate::{args::DiffArgs, launch::Failure, table::grouped};
+
+/// With fewer rounds nothing is known of the spread.
+const ROUNDS_MIN: u32 = 3;
+/// A smaller part than this is no change, however exact both sides are.
+const CHANGE_MIN: f64 = 0.01;
+
+/// What is read of a result of `bench`.
+#[derive(Debug, Deserialize)]
+struct Bench {
+    host: Host,
+    duration_s: f64,
+    results: Vec<Outcome>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Host {
+    kernel: String,
+    cores: u32,
+    cpu_model: String,
+    git: String,
+    load_average: f64,
+    sysctls: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Outcome {
+    scenario: String,
+    target: String,
+    reactor: Option<String>,
+    server_version: Option<String>,
+    shards: Option<u32>,
+    connections: u32,
+    active: u32,
+    depth: Option<u32>,
+    window: Option<u32>,
+    valid_rounds: u32,
+    server_cpu_ns_per_message: Option<Spread>,
+    server_cpu_ns_per_connection: Option<Spread>,
+    user_bytes_per_connection: Option<Spread>,
+    ratio_to_limit: Option<Spread>,
+    latency_us: Option<Latency>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Latency {
+    p99: Spread,
+}
+
+impl Outcome {
+    fn name(&self) -> String {
+        let reactor = self.reactor.as_ref().map_or(String::new(), |reactor| format!("-{reactor}"));
+        format!("{}{reactor}", self.target)
+    }
+
+    fn is_of(&self, other: &Outcome) -> bool {
+        (&self.scenario, &self.target, &self.reactor) == (&other.scenario, &other.target, &other.reactor)
+    }
+
+    /// Clients, and what they do.
+    fn load(&self) -> (u32, u32, Option<u32>, Option<u32>, Option<u32>) {
+        (self.connections, self.active, self.depth, self.window, self.shards)
+    }
+
+    /// A loop is a measure of the machine, and not of a server.
+    fn is_loop(&self) -> bool {
+        self.target == "limit" || self.target == "echo"
+    }
+}
+
+/// What is compared. Of each, less is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Measure {
+    Cpu,
+    Ratio,
+    Memory,
+    P99,
+}
+
+impl Measure {
+    const ALL: [Measure; 4] = [Measure::Cpu, Measure::Ratio, Measure::Memory, Measure::P99];
+    /// What a slower machine does not change.
+    const ACROSS_HOSTS: [Measure; 2] = [Measure::Ratio, Measure::Memory];
+
+    fn name(self) -> &'static str {
+        match self {
+            Measure::Cpu => "server CPU, ns",
+            Measure::Ratio => "times the limit",
+            Measure::Memory => "B per connection",
+            Measure::P99 => "p99, µs",
+        }
+    }
+
+    fn of(self, outcome: &Outcome) -> Option<Spread> {
+        match self {
+            Measure::Cpu => outcome.server_cpu_ns_per_message.or(outcome.server_cpu_ns_per_connection),
+            // That of the loop itself is 1.
+            Measure::Ratio => outcome.ratio_to_limit.filter(|_| !outcome.is_loop()),
+            Measure::Memory => outcome.user_bytes_per_connection,
+            Measure::P99 => outcome.latency_us.as_ref().map(|latency| latency.p99),
+        }
+    }
+
+    fn format(self, value: f64) -> String {
+        match self {
+            Measure::Ratio => format!("{value:.2}"),
+            Measure::Cpu | Measure::Memory | Measure::P99 if value < 0.0 => format!("{value:.0}"),
+            Measure::Cpu | Measure::Memory | Measure::P99 => grouped(value.round() as u64),
+        }
+    }
+}
+
+/// What is concluded from two spreads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Better,
+    Worse,
+    /// The ranges of the rounds overlap, or nearly nothing changed.
+    Same,
+    TooFewRounds,
+}
+
+impl Verdict {
+    fn of(before: &Spread, after: &Spread, rounds: u32) -> Verdict {
+        let change = (after.median - before.median).abs();
+        match () {
+            () if rounds < ROUNDS_MIN => Verdict::TooFewRounds,
+            () if change <= CHANGE_MIN * before.median.abs() => Verdict::Same,
+            () if after.max < before.min => Verdict::Better,
+            () if after.min > before.max => Verdict::Worse,
+            () => Verdict::Same,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Verdict::Better => "better",
+            Verdict::Worse => "WORSE",
+            Verdict::Same => "",
+            Verdict::TooFewRounds => "too few rounds",
+        }
+    }
+}
+
+/// Runs `diff`. Gives the exit code.
+///
+/// # Errors
+/// They cannot be compared.
+pub(crate) fn diff(args: &DiffArgs) -> Result<u8, Failure> {
+    let (before, after) = (read(&args.before)?, read(&args.after)?);
+    let differences = hosts_differ(&before.host, &after.host);
+    if !differences.is_empty() && !args.across_hosts {
+        return Err(anyhow::anyhow!(
+            "the hosts differ: {}. What one takes says little of the other; to compare what is taken relative to each host's own limit, \
+             add --across-hosts",
+            differences.join("; ")
+        )
+        .into());
+    }
+    let measures = if differences.is_empty() { &Measure::ALL[..] } else { &Measure::ACROSS_HOSTS };
+    let compared = compare(&before.results, &after.results, measures).context("they cannot be compared")?;
+    let lines: Vec<String> = notes(&before, &after, &differences).into_iter().chain(compared.lines).collect();
+    // Whoever reads may have seen enough; `println!` would panic.
+    let _ = writeln!(io::stdout(), "{}", lines.join("\n"));
+    Ok(u8::from(compared.worse > 0))
+}
+
+fn read(path: &Path) -> anyhow::Result<Bench> {
+    let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let other = || format!("{} is no result of `bench-client bench` (bench.json)", path.display());
+    let object: Value = serde_json::from_str(&text).with_context(other)?;
+    let format = object["format"].as_u64().with_context(other)?;
+    if format != u64::from(FORMAT) {
+        bail!("{} has the form {format}, and this program reads {FORMAT}: use the bench-client that wrote it", path.display());
+    }
+    serde_json::from_value(object).with_context(other)
+}
+
+/// In what two hosts differ so that their numbers cannot be compared.
+fn hosts_differ(before: &Host, after: &Host) -> Vec<String> {
+    let facts = [
+        ("kernel", before.kernel.clone(), after.kernel.clone()),
+        ("cores", before.cores.to_string(), after.cores.to_string()),
+        ("CPU", before.cpu_model.clone(), after.cpu_model.clone()),
+    ];
+    let differ = facts.into_iter().filter(|(_, before, after)| before != after);
+    differ.map(|(what, before, after)| format!("{what} {before} and {after}")).collect()
+}
+
+/// What else is not the same, and what makes numbers doubtful.
+fn notes(before: &Bench, after: &Bench, differences: &[String]) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !differences.is_empty() {
+        notes.push(format!("the hosts differ: {}; only what is relative to them is compared", differences.join("; ")));
+    }
+    let (old, new) = (&before.host, &after.host);
+    if old.git != new.git {
+        notes.push(format!("revision {} and {}", old.git, new.git));
+    }
+    if before.duration_s != after.duration_s {
+        notes.push(format!("runs of {} s and of {} s", before.duration_s, after.duration_s));
+    }
+    for (when, host) in [("before", old), ("after", new)] {
+        if host.load_average > 0.5 {
+            notes.push(format!("{when}, other work was running (load average {})", host.load_average));
+        }
+    }
+    for key in old.sysctls.keys().chain(new.sysctls.keys().filter(|key| !old.sysctls.contains_key(*key))) {
+        let [before, after] = [old, new].map(|host| host.sysctls.get(key).map_or("unknown", String::as_str));
+        if before != after {
+            notes.push(format!("{key} {before} and {after}"));
+        }
+    }
+    notes
+}
+
+/// What became of everything.
+struct Compared {
+    lines: Vec<String>,
+    worse: u32,
+}
+
+/// Compares each scenario and target.
+///
+/// # Errors
+/// There is nothing that both have.
+fn compare(before: &[Outcome], after: &[Outcome], measures: &[Measure]) -> anyhow::Result<Compared> {
+    let mut lines = vec![String::new(), format!("{:<51}{:>30}{:>30}{:>8}", "", "before", "after", "ratio")];
+    let (mut others, mut verdicts) = (Vec::new(), Vec::new());
+    for old in before {
+        let name = format!("{:<19}{}", old.scenario, old.name());
+        let Some(new) = after.iter().find(|new| new.is_of(old)) else {
+            others.push(format!("{name}: only in the first"));
+            continue;
+        };
+        if old.load() != new.load() {
+            others.push(format!("{name}: not the same load, {} and {} connections", old.connections, new.connections));
+            continue;
+        }
+        if old.server_version != new.server_version {
+            let [old, new] = [old, new].map(|outcome| outcome.server_version.as_deref().unwrap_or("unknown"));
+            others.push(format!("{name}: version {old} and {new}"));
+        }
+        let rows: Vec<_> = measures.iter().filter_map(|measure| row(*measure, old, new)).collect();
+        if rows.is_empty() {
+            others.push(format!("{name}: nothing was measured on both sides"));
+        }
+        for (at, (words, verdict)) in rows.into_iter().enumerate() {
+            lines.push(format!("{:<33}{words}", if at == 0 { name.as_str() } else { "" }));
+            verdicts.push((verdict, old.is_loop()));
+        }
+    }
+    let only_after = after.iter().filter(|new| !before.iter().any(|old| new.is_of(old)));
+    others.extend(only_after.map(|new| format!("{:<19}{}: only in the second", new.scenario, new.name())));
+    if verdicts.is_empty() {
+        bail!("the two have nothing in common: {}", others.join("; "));
+    }
+    let count = |wanted| verdicts.iter().filter(|verdict| **verdict == (wanted, false)).count() as u32;
+    let (worse, better) = (count(Verdict::Worse), count(Verdict::Better));
+    lines.extend(others);
+    lines.push(format!(
+        "\nBeyond the spread of their rounds, {worse} got worse and {better} better, without the loops, which are a measure of the machine."
+    ));
+    Ok(Compared { lines, worse })
+}
+
+/// One measure on both sides, if both have it.
+fn row(measure: Measure, old: &Outcome, new: &Outcome) -> Option<(String, Verdict)> {
+    let (before, after) = (measure.of(old)?, measure.of(new)?);
+    let verdict = Verdict::of(&before, &after, old.valid_rounds.min(new.valid_rounds));
+    let ratio = if before.median > 0.0 { format!("{:.2}", after.median / before.median) } else { "–".to_owned() };
+    let [was, is] = [before, after].map(|both| spread(&both, |value| measure.format(value)));
+    let words = format!("{:<18}{was:>30}{is:>30}{ratio:>8}  {}", measure.name(), verdict.name());
+    Some((words.trim_end().to_owned(), verdict))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spread(median: f64, min: f64, max: f64) -> Spread {
+        Spread { median, min, max }
+    }
+
+    #[test]
+    fn a_change_is_one_when_the_ranges_of_the_rounds_do_not_touch() {
+        let before = spread(100.0, 90.0, 110.0);
+        for (after, verdict) in [
+            (spread(100.0, 90.0, 110.0), Verdict::Same),
+            (spread(120.0, 110.0, 130.0), Verdict::Same),
+            (spread(120.0, 111.0, 130.0), Verdict::Worse),
+            (spread(80.0, 70.0, 90.0), Verdict::Same),
+            (spread(80.0, 70.0, 89.0), Verdict::Better),
+        ] {
+            assert_eq!(Verdict::of(&before, &after, 3), verdict, "{after:?}");
+            assert_eq!(Verdict::of(&before, &after, 2), Verdict::TooFewRounds);
+        }
+        let exact = |bytes: f64| spread(bytes, bytes, bytes);
+        assert_eq!(Verdict::of(&exact(1_000.0), &exact(1_010.0), 5), Verdict::Same, "one part in a hundred is nothing");
+        assert_eq!(Verdict::of(&exact(1_000.0), &exact(1_011.0), 5), Verdict::Worse);
+        assert_eq!(Verdict::of(&exact(-8.0), &exact(-8.0), 5), Verdict::Same);
+    }
+}

@@ -1,0 +1,146 @@
+//! `diff` by the real program, between real results and what was made of them.
+#![forbid(unsafe_code)]
+
+mod harness;
+
+use std::{fs, sync::OnceLock};
+
+use harness::{bench, code, program::weir, text};
+use serde_json::{Value, json};
+
+/// A result of three short rounds.
+fn measured() -> &'static Value {
+    static RESULT: OnceLock<Value> = OnceLock::new();
+    RESULT.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [json, html] = ["bench.json", "bench.html"].map(|name| folder.path().join(name));
+        let small = "--rounds 3 --duration 100ms --connections 20 --active 10 --logins 50 --only route-1,connect";
+        let targets = "--targets limit-uring,weir-epoll --weir";
+        let files = ["--json", json.to_str().expect("text"), "--html", html.to_str().expect("text")];
+        let words = ["bench"].into_iter().chain(small.split(' ')).chain(targets.split(' '));
+        let output = bench(&words.chain([weir().to_str().expect("text")]).chain(files).collect::<Vec<_>>());
+        assert_eq!(code(&output), 0, "{}", text(&output));
+        serde_json::from_str(&fs::read_to_string(json).expect("the result")).expect("JSON")
+    })
+}
+
+/// The measured result with everything of a server's results multiplied.
+fn times(target: &str, factor: f64) -> Value {
+    let mut changed = measured().clone();
+    for result in changed["results"].as_array_mut().expect("results").iter_mut().filter(|result| result["target"] == target) {
+        for spread in ["server_cpu_ns_per_message", "server_cpu_ns_per_connection", "ratio_to_limit"] {
+            for value in result[spread].as_object_mut().into_iter().flat_map(|spread| spread.values_mut()) {
+                *value = json!(value.as_f64().expect("a number") * factor);
+            }
+        }
+    }
+    changed
+}
+
+/// Runs `diff`, and gives its exit status and its words.
+fn diff(before: &Value, after: &Value, args: &[&str]) -> (i32, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [first, second] = [("before.json", before), ("after.json", after)].map(|(name, object)| {
+        let path = folder.path().join(name);
+        fs::write(&path, object.to_string()).expect("written");
+        path.to_str().expect("text").to_owned()
+    });
+    let output = bench(&[&["diff", &first, &second], args].concat());
+    (code(&output), text(&output))
+}
+
+#[test]
+fn what_did_not_change_is_not_worse() {
+    let (code, words) = diff(measured(), measured(), &[]);
+    assert_eq!(code, 0, "{words}");
+    assert!(words.contains("0 got worse and 0 better"), "{words}");
+    for name in [
+        "route-1            limit-uring",
+        "route-1            weir-epoll",
+        "connect            weir-epoll",
+        "B per connection",
+        "p99, µs",
+    ] {
+        assert!(words.contains(name), "{name}: {words}");
+    }
+}
+
+#[test]
+fn what_moved_beyond_its_spread_is_told_and_decides() {
+    let (code, words) = diff(measured(), &times("weir", 1_000.0), &[]);
+    // CPU and ratio, in both scenarios.
+    assert_eq!((code, words.contains("4 got worse and 0 better"), words.contains("WORSE")), (1, true, true), "{words}");
+    let (code, words) = diff(&times("weir", 1_000.0), measured(), &[]);
+    assert_eq!((code, words.contains("0 got worse and 4 better")), (0, true), "{words}");
+    // The machine is slower, and not the gateway.
+    let (code, words) = diff(measured(), &times("limit", 1_000.0), &[]);
+    assert_eq!((code, words.contains("0 got worse and 0 better"), words.contains("WORSE")), (0, true, true), "{words}");
+    let mut short = times("weir", 1_000.0);
+    short["results"].as_array_mut().expect("results").iter_mut().for_each(|result| result["valid_rounds"] = json!(2));
+    let (code, words) = diff(measured(), &short, &[]);
+    assert_eq!((code, words.contains("too few rounds")), (0, true), "{words}");
+}
+
+#[test]
+fn hosts_are_not_compared_without_a_word() {
+    for (field, value, told) in
+        [("kernel", json!("2.2.14"), "and 2.2.14"), ("cores", json!(4096), "and 4096"), ("cpu_model", json!("Z80"), "and Z80")]
+    {
+        let mut other = times("weir", 1_000.0);
+        other["host"][field] = value;
+        let (code, words) = diff(measured(), &other, &[]);
+        assert_eq!(code, 2, "{words}");
+        assert!(words.contains(told) && words.contains("--across-hosts"), "{words}");
+        let (code, words) = diff(measured(), &other, &["--across-hosts"]);
+        // What is relative to the host's own limit.
+        assert_eq!((code, words.contains("2 got worse and 0 better")), (1, true), "{words}");
+        assert!(words.contains(told) && !words.contains("server CPU, ns") && !words.contains("p99"), "{words}");
+    }
+    let mut other = measured().clone();
+    (other["host"]["git"], other["host"]["sysctls"]["net.core.somaxconn"]) = (json!("another"), json!("1"));
+    let (code, words) = diff(measured(), &other, &[]);
+    assert_eq!(code, 0, "{words}");
+    assert!(words.contains("and another") && words.contains("net.core.somaxconn"), "{words}");
+}
+
+#[test]
+fn what_only_one_has_is_named_and_nothing_in_common_is_an_error() {
+    let mut part = measured().clone();
+    part["results"].as_array_mut().expect("results").retain(|result| result["scenario"] == "connect");
+    let (code, words) = diff(measured(), &part, &[]);
+    assert_eq!((code, words.contains("weir-epoll: only in the first")), (0, true), "{words}");
+    let (code, words) = diff(&part, measured(), &[]);
+    assert_eq!((code, words.contains("weir-epoll: only in the second")), (0, true), "{words}");
+    part["results"].as_array_mut().expect("results").iter_mut().for_each(|result| result["connections"] = json!(51));
+    let (code, words) = diff(measured(), &part, &[]);
+    assert_eq!((code, words.contains("not the same load, 50 and 51 connections")), (2, true), "{words}");
+}
+
+#[test]
+fn other_files_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).expect("written");
+        path.to_str().expect("text").to_owned()
+    };
+    let good = write("good.json", &measured().to_string());
+    let newer = write("newer.json", &json!({ "format": 2 }).to_string());
+    let other = write("other.json", "{\"scenario\": \"route\"}");
+    let half = write("half.json", "{\"format\": 1");
+    let empty = write("empty.json", "{\"format\": 1}");
+    for (file, words) in [
+        ("/nowhere/bench.json", "cannot be read"),
+        (newer.as_str(), "has the form 2"),
+        (&other, "is no result of `bench-client bench`"),
+        (&half, "is no result of `bench-client bench`"),
+        (&empty, "missing field"),
+    ] {
+        for pair in [[&good, file], [file, &good]] {
+            let output = bench(&["diff", pair[0], pair[1]]);
+            assert_eq!(code(&output), 2, "{}", text(&output));
+            assert!(text(&output).contains(words) && text(&output).contains(file), "{}", text(&output));
+        }
+    }
+    assert_eq!(code(&bench(&["diff", &good])), 64);
+}
