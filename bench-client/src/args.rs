@@ -12,7 +12,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::{
-    bench::{BenchArgs, CaseName, DiffArgs, Size, TargetName},
+    bench::{BenchArgs, CaseName, DiffArgs, ExecArgs, Size, TargetName},
     limit::{LimitAcceptArgs, LimitArgs, LimitCommand, LimitEchoArgs, LimitFanoutArgs, LimitServeArgs, LimitServer, What},
     million::MillionArgs,
     soak::SoakArgs,
@@ -59,6 +59,9 @@ pub(crate) enum Command {
     /// Exit status: 0 nothing got worse beyond the spread of the rounds; 1 something did; 2 the two cannot be compared, with
     /// the reason; 64 wrong use.
     Diff(DiffArgs),
+    /// Becomes a server of `bench`.
+    #[command(hide = true)]
+    Exec(ExecArgs),
     /// Starts a gateway and shows what it does, in about 20 seconds. This is `make demo`.
     Demo(DemoArgs),
 }

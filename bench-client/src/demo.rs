@@ -58,6 +58,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8, Failure> {
             | Subcommand::Limit(_)
             | Subcommand::Bench(_)
             | Subcommand::Diff(_)
+            | Subcommand::Exec(_)
             | Subcommand::Million(_)
             | Subcommand::Soak(_)
             | Subcommand::Demo(_) => {

@@ -1,7 +1,7 @@
 //! The command line of `bench` and `diff`.
 #![forbid(unsafe_code)]
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
@@ -33,6 +33,13 @@ pub(crate) struct BenchArgs {
     /// Write the same with plots there, for a browser.
     #[arg(long, value_name = "FILE", default_value = "bench.html")]
     pub(crate) html: PathBuf,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ExecArgs {
+    pub(crate) program: PathBuf,
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) words: Vec<OsString>,
 }
 
 #[derive(Args, Clone, Debug)]

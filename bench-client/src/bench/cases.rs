@@ -5,7 +5,10 @@ use std::{path::Path, time::Duration};
 
 use clap::ValueEnum;
 
-use crate::args::{CaseName, Size, TargetName};
+use crate::{
+    args::{CaseName, Size, TargetName},
+    table::grouped,
+};
 
 /// Messages on their way, and to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +53,8 @@ impl CaseName {
     }
 
     pub(super) fn title(self, size: &Size) -> String {
-        let Size { connections, active, members, logins } = size;
+        let Size { connections, active, members, logins } = *size;
+        let [connections, active, members, logins] = [connections, active, members, logins].map(|number| grouped(number.into()));
         match self {
             CaseName::Route1 => format!("1:1, one in flight, {active} active of {connections}"),
             CaseName::Route16 => format!("1:1, 16 in flight, {active} active of {connections}"),

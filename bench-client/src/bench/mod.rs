@@ -22,7 +22,6 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use weir::reactor::Kind;
 
-pub(crate) use self::diff::diff;
 use self::{
     cores::Cores,
     host::BenchHost,
@@ -30,6 +29,7 @@ use self::{
     servers::Servers,
     summary::{FORMAT, Loops, Outcome, Run},
 };
+pub(crate) use self::{diff::diff, servers::exec};
 use crate::{
     args::{BenchArgs, CaseName, ReactorArg, Size, TargetName},
     demo,

@@ -97,7 +97,7 @@ impl Runner<'_> {
     /// Waits until the load ends. If we are to stop, so is it.
     fn wait(&self, command: &mut Command) -> anyhow::Result<ExitStatus> {
         let cores = self.servers.cores;
-        let spawn = || self.servers.signals.let_through(|| command.spawn());
+        let spawn = || command.spawn();
         let mut child = cores.on(cores.of_load(), spawn)?.context("the load cannot be started")?;
         let pid = Pid::from_raw(child.id() as i32);
         let deadline = Instant::now() + self.duration + SPARE;

@@ -5,6 +5,7 @@ use std::{
     env,
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -19,9 +20,10 @@ use nix::{
 
 use super::cores::Cores;
 use crate::{
-    args::{CaseName, TargetName},
+    args::{CaseName, ExecArgs, TargetName},
     child::Server,
-    signals::Signals,
+    launch::Failure,
+    signals::{Signals, unblock},
 };
 
 /// The first line of the gateway's standard output, before its address.
@@ -121,7 +123,7 @@ impl Servers<'_> {
 
     fn start_weir(&self, reactor: &str, case: CaseName, log: &Path) -> anyhow::Result<Running> {
         let program = self.weir.as_deref().context("the gateway's program is not known")?;
-        let mut command = Command::new(program);
+        let mut command = in_place(program)?;
         // What is set for the gateways of this user is not meant for this one.
         env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIR_")).for_each(|(name, _)| {
             command.env_remove(name);
@@ -146,7 +148,7 @@ impl Servers<'_> {
         let address = free_address().context("no port is free")?;
         let configuration = self.folder.join("peer.conf");
         fs::write(&configuration, peer.configured(address.port())).context("its configuration cannot be written")?;
-        let mut command = Command::new(program);
+        let mut command = in_place(&program)?;
         // One thread for Go; mosquitto has no more anyway.
         command.arg("-c").arg(&configuration).env("GOMAXPROCS", "1");
         let mut server = self.spawn(&mut command, 1, log)?;
@@ -166,7 +168,7 @@ impl Servers<'_> {
     fn spawn(&self, command: &mut Command, shards: u32, log: &Path) -> anyhow::Result<Server> {
         let file = File::create(log).with_context(|| format!("{} cannot be written", log.display()))?;
         command.stdin(Stdio::null()).stderr(file);
-        let start = || self.signals.let_through(|| Server::start(command));
+        let start = || Server::start(command);
         self.cores.on(self.cores.of_server(shards), start)?.with_context(|| format!("{command:?} cannot be started"))
     }
 }
@@ -188,6 +190,24 @@ impl Running {
             None => bail!("the server did not end within {} s of SIGTERM", STOP_DEADLINE.as_secs()),
         }
     }
+}
+
+/// A command that becomes this program: signals are blocked here, which children inherit, and which not all servers undo. To unblock them
+/// here while a child is started would let one of them end this process, and leave the child behind.
+fn in_place(program: &Path) -> anyhow::Result<Command> {
+    let mut command = Command::new(env::current_exe().context("this program's own place is not known")?);
+    command.arg("exec").arg(program);
+    Ok(command)
+}
+
+/// Becomes another program, with no signal blocked.
+///
+/// # Errors
+/// It cannot be started.
+pub(crate) fn exec(args: &ExecArgs) -> Result<u8, Failure> {
+    unblock().context("signals cannot be unblocked")?;
+    let cause = Command::new(&args.program).args(&args.words).exec();
+    Err(anyhow!("{} cannot be started: {cause}", args.program.display()).into())
 }
 
 /// The last line of a log that says anything.
