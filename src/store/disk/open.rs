@@ -15,6 +15,8 @@ use std::{
     io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::Duration,
 };
 
 use super::{
@@ -31,6 +33,9 @@ use super::{
 };
 use crate::store::Clock;
 
+/// How often, and after what time, a lock that somebody holds is tried again.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// A new log's journal holds its first commit and no more.
 const UNFINISHED_BYTES_MAX: u64 = 1024;
 
@@ -83,7 +88,16 @@ impl Folder {
         }
         let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
         let lock = lock.map_err(failed("open", &lock_path))?;
-        match lock.try_lock() {
+        let mut taken = lock.try_lock();
+        // A process that the last holder started has a copy of its lock until it runs its own program.
+        for _ in 0..LOCK_TRIES {
+            if !matches!(taken, Err(fs::TryLockError::WouldBlock)) {
+                break;
+            }
+            thread::sleep(LOCK_PAUSE);
+            taken = lock.try_lock();
+        }
+        match taken {
             Ok(()) => Ok(Folder { dir: dir.to_path_buf(), _lock: lock }),
             Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked { dir: dir.to_path_buf() }),
             Err(fs::TryLockError::Error(error)) => Err(failed("lock", &lock_path)(error)),
