@@ -10,7 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::bail;
+use anyhow::{Context, bail};
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
 
 use crate::signals::Signals;
 
@@ -83,6 +87,19 @@ impl Server {
     /// What else it said until its end. To be called when it has ended.
     pub(crate) fn last_words(&self) -> Vec<String> {
         self.lines.iter().flatten().collect()
+    }
+
+    /// Asks it to end with SIGTERM, and waits for it. Gives how it ended, and the time that it took.
+    ///
+    /// # Errors
+    /// It was gone already, or did not end in this time.
+    pub(crate) fn terminate(&mut self, time: Duration) -> anyhow::Result<(ExitStatus, Duration)> {
+        let asked = Instant::now();
+        signal::kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM).context("the server was gone already")?;
+        match self.wait(time)? {
+            Some(status) => Ok((status, asked.elapsed())),
+            None => bail!("the server did not end within {} s of SIGTERM", time.as_secs()),
+        }
     }
 
     /// How it ended; `None` if it did not in this time.

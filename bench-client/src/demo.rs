@@ -1,23 +1,14 @@
 //! `make demo`: a gateway, 2,000 clients, about 20 seconds, one table.
 #![forbid(unsafe_code)]
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::{path::Path, process::Command, time::Duration};
 
-use anyhow::{Context, bail};
 use clap::Parser;
-use nix::{
-    sys::signal::{self, Signal},
-    unistd::Pid,
-};
 
 use crate::{
     args::{Cli, Command as Subcommand, DemoArgs, ReactorArg},
     child::Server,
+    gateway,
     launch::{self, Failure},
     offline,
     report::Report,
@@ -33,19 +24,15 @@ const PARTS: [(&str, &[&str]); 3] = [
     ("one client to a group of all", &["fanout", "--members", CLIENTS, "--window", "4", "--duration", "8s"]),
     ("to clients that were away", &["offline", "--connections", CLIENTS, "--messages", "50", "--duration", "15s"]),
 ];
-/// The gateway's own deadline is 10 s.
-const STOP_DEADLINE: Duration = Duration::from_secs(12);
-/// The first line of the gateway's standard output, before its address.
-const ANNOUNCEMENT: &str = "weir: listening on ";
 
 /// Runs the demo. Gives the exit code.
 ///
 /// # Errors
 /// There is no result.
 pub(crate) fn demo(args: &DemoArgs) -> Result<u8, Failure> {
-    let mut gateway = start(&program(args.weir.as_deref())?, args.reactor)?;
+    let mut server = start(&gateway::program(args.weir.as_deref())?, args.reactor)?;
     let signals = launch::block_signals()?;
-    let target = gateway.announced(ANNOUNCEMENT, &signals)?;
+    let target = server.announced(gateway::ANNOUNCEMENT, &signals)?;
     println!("A gateway with {SHARDS} shards listens on {}; {CLIENTS} clients connect to it.", target);
     let mut parts = Vec::new();
     for (label, words) in PARTS {
@@ -71,22 +58,10 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8, Failure> {
             break;
         }
     }
-    let stopped = stop(&mut gateway);
+    let stopped = gateway::stop(&mut server, gateway::STOP_DEADLINE);
     print(&parts, &stopped);
     let worst = parts.iter().map(|(_, report)| report.exit_code()).find(|code| *code != 0);
     Ok(worst.unwrap_or(if stopped.is_ok() { 0 } else { 2 }))
-}
-
-/// The gateway's program.
-pub(crate) fn program(named: Option<&Path>) -> anyhow::Result<PathBuf> {
-    if let Some(path) = named {
-        return Ok(path.to_path_buf());
-    }
-    let beside = env::current_exe().context("this program's own place is not known")?.with_file_name("weir");
-    if !beside.exists() {
-        bail!("there is no gateway at {}: build it with `cargo build --release`, or name it with --weir PATH", beside.display());
-    }
-    Ok(beside)
 }
 
 /// The arguments of one part.
@@ -108,20 +83,9 @@ fn reactor_words(reactor: Option<ReactorArg>) -> &'static [&'static str] {
 }
 
 fn start(program: &Path, reactor: Option<ReactorArg>) -> anyhow::Result<Server> {
-    let mut command = Command::new(program);
-    command.args(["serve", "--dev", "--shards", SHARDS, "--listen", "127.0.0.1:0"]).args(reactor_words(reactor));
-    Server::start(command.stdin(Stdio::null())).with_context(|| format!("the gateway {} cannot be started", program.display()))
-}
-
-/// Asks the gateway to stop, as a service manager would, and waits for it.
-fn stop(gateway: &mut Server) -> anyhow::Result<Duration> {
-    let asked = Instant::now();
-    signal::kill(Pid::from_raw(gateway.id() as i32), Signal::SIGTERM).context("the gateway cannot be stopped")?;
-    match gateway.wait(STOP_DEADLINE)? {
-        Some(status) if status.success() => Ok(asked.elapsed()),
-        Some(status) => bail!("the gateway ended with {status}, not with 0"),
-        None => bail!("the gateway did not end within {} s of SIGTERM", STOP_DEADLINE.as_secs()),
-    }
+    let mut command = gateway::serve(Command::new(program));
+    command.args(["--dev", "--shards", SHARDS]).args(reactor_words(reactor));
+    gateway::start(&mut command)
 }
 
 /// One table for all parts.

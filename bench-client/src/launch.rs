@@ -25,7 +25,7 @@ use crate::{
     durable::Receiving,
     offline,
     plan::{self, Plan},
-    report::{Load, Report, StormReport},
+    report::{Load, Report, StormReport, write_json},
     run::{self, Leg, RunConfig},
     scenario::{
         Books, Scenario,
@@ -298,7 +298,7 @@ pub(crate) fn measure<S: Scenario + 'static>(
 pub(crate) fn finish(common: &Common, report: Report) -> Result<u8, Failure> {
     table::print(&report);
     if let Some(path) = &common.json {
-        report.write(path)?;
+        write_json(path, &report)?;
     }
     Ok(report.exit_code())
 }

@@ -8,6 +8,7 @@ mod crew;
 mod demo;
 mod durable;
 mod fleet;
+mod gateway;
 mod launch;
 mod limit;
 mod measure;

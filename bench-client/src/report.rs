@@ -272,16 +272,23 @@ impl Report {
         self.valid = reasons.is_empty() && self.faults() == 0;
         self.invalid_reasons = reasons;
     }
+}
 
-    /// Writes the object to a file.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
-        let mut text = serde_json::to_string_pretty(self).context("the result cannot be written as JSON")?;
-        text.push('\n');
-        fs::write(path, text).with_context(|| format!("the result cannot be written to {}", path.display()))
-    }
+/// Writes a result to a file, as JSON for readers.
+///
+/// # Errors
+/// The file cannot be written.
+pub(crate) fn write_json(path: &Path, result: &impl Serialize) -> anyhow::Result<()> {
+    write_lines(path, serde_json::to_string_pretty(result).context("the result cannot be written as JSON")?)
+}
+
+/// Writes text that ends without a line's end to a file that ends with one.
+///
+/// # Errors
+/// The file cannot be written.
+pub(crate) fn write_lines(path: &Path, mut text: String) -> anyhow::Result<()> {
+    text.push('\n');
+    fs::write(path, text).with_context(|| format!("the result cannot be written to {}", path.display()))
 }
 
 /// Why lag of this kind makes an open loop not valid, if it does.

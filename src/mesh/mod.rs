@@ -2,7 +2,7 @@
 #![deny(unsafe_code)]
 
 mod bell;
-#[allow(unsafe_code, reason = "one of the two fenced places: the ring's slots")]
+#[allow(unsafe_code, reason = "a fenced place: the ring's slots")]
 mod ring;
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -5,7 +5,7 @@
 
 mod listener;
 mod transfer;
-#[allow(unsafe_code, reason = "one of the two fenced places: a system call that nix does not wrap")]
+#[allow(unsafe_code, reason = "a fenced place: a system call that nix does not wrap")]
 mod wait;
 
 use std::{

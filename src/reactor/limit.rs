@@ -12,7 +12,7 @@ mod log;
 mod pairs;
 #[cfg(test)]
 mod tests;
-#[allow(unsafe_code, reason = "one of the two fenced places: memory that operations in flight use")]
+#[allow(unsafe_code, reason = "a fenced place: memory that operations in flight use")]
 mod uring;
 
 use std::{io, os::fd::OwnedFd};

@@ -2,19 +2,19 @@
 //! differs is behind [`Backend`], and `tests/reactor_contract.rs` holds all drivers to the same behaviour.
 #![deny(unsafe_code)]
 
-#[allow(unsafe_code, reason = "one of the two fenced places: memory shared with the kernel")]
+#[allow(unsafe_code, reason = "a fenced place: memory shared with the kernel")]
 mod buffers;
 mod drive;
 mod epoll;
 #[cfg(feature = "glommio")]
-#[allow(unsafe_code, reason = "one of the two fenced places: descriptors given to streams that take bare numbers")]
+#[allow(unsafe_code, reason = "a fenced place: descriptors given to streams that take bare numbers")]
 mod glommio;
 pub mod limit;
 mod pause;
 pub mod probe;
 pub mod socket;
 mod table;
-#[allow(unsafe_code, reason = "one of the two fenced places: memory that operations in flight use")]
+#[allow(unsafe_code, reason = "a fenced place: memory that operations in flight use")]
 mod uring;
 
 use std::{

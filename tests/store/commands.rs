@@ -1,10 +1,13 @@
 //! `weir log`, and what `weir serve` says of its data, through the real binary.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use weir::store::Write;
@@ -182,6 +185,31 @@ fn a_lost_version_file_costs_nothing_else() {
     fs::remove_dir_all(dir.join("log")).unwrap();
     let (code, _, err) = run(&SERVE, &dir);
     assert!(code == 1 && err.contains("data/log: the database is missing") && err.contains("backup"), "{err}");
+}
+
+/// A child of the last holder has a copy of the lock until it runs its own program.
+#[test]
+fn a_lock_that_is_about_to_be_let_go_is_waited_for() {
+    let folder = folder();
+    let dir = folder.path().join("data");
+    fill(&dir);
+    let held = File::open(dir.join("lock")).unwrap();
+    held.lock().unwrap();
+    let begun = Instant::now();
+    let (code, _, err) = run(&["log", "verify"], &dir);
+    assert!(code == 1 && err.contains("is in use"), "{err}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "nobody waits long for a gateway that goes on: {:?}", begun.elapsed());
+    let (asked, asks) = mpsc::channel();
+    let holder = thread::spawn(move || {
+        asks.recv().unwrap();
+        thread::sleep(Duration::from_millis(50));
+        drop(held);
+    });
+    let begun = Instant::now();
+    asked.send(()).unwrap();
+    drop(open(&dir, RETENTION));
+    assert!(begun.elapsed() >= Duration::from_millis(45), "it was held for 50 ms: {:?}", begun.elapsed());
+    holder.join().unwrap();
 }
 
 /// Copies leave empty files out.

@@ -161,12 +161,14 @@ fn a_log_that_filled_its_disk_goes_on_when_that_is_over() {
         }
     };
     assert_eq!(failure, Failure::Full);
-    expire(&mut log, NOW_MS);
+    // Where tables were written late the disk is full to the last byte, and the log closed until they are removed.
+    let expire_if_open = |log: &mut Disk, wall_ms| while log.expire(wall_ms) == Ok(true) {};
+    expire_if_open(&mut log, NOW_MS);
     assert_eq!(send(&mut log, NOW_MS, id), Err(Failure::Full), "as long as nothing is over");
     let deadline = Instant::now() + Duration::from_secs(60);
     for round in 1.. {
         let wall_ms = LATER_MS + round * AGE_MS;
-        expire(&mut log, wall_ms);
+        expire_if_open(&mut log, wall_ms);
         match send(&mut log, wall_ms, id) {
             Ok(()) => break,
             Err(failure) => assert!(Instant::now() < deadline, "{failure:?}"),

@@ -72,6 +72,45 @@ fn send(log: &mut Disk, id: u64) -> Result<Outcome, Failure> {
     Ok(outcomes[0])
 }
 
+/// What makes room must be able to run then, too.
+#[test]
+fn a_log_that_broke_off_opens_again_below_the_reserve_and_expires() {
+    let folder = folder();
+    let Some(mounted) = Small::mount(folder.path(), "40m") else {
+        println!("not tested: mounting a file system is not permitted here");
+        return;
+    };
+    let free = Arc::new(AtomicU64::new(u64::MAX));
+    let told = Arc::clone(&free);
+    let retention = Retention { age_ms: 60_000, ..RETENTION };
+    let options = Options {
+        reserve_bytes: 60 << 20,
+        free_bytes: Box::new(move |_| Ok(told.load(Ordering::Relaxed))),
+        ..options(retention)
+    };
+    let mut log = Disk::open(&mounted.path().join("data"), options).unwrap().0;
+    let ballast = mounted.path().join("ballast");
+    fs::write(&ballast, vec![1; 8 << 20]).unwrap();
+    let accepted = (1..).map_while(|id| send(&mut log, id).ok()).take(10_000).count() as u64;
+    assert!((100..10_000).contains(&accepted), "{accepted} were accepted");
+    assert!(log.expire(NOW_MS).is_err(), "it broke off");
+    fs::remove_file(&ballast).unwrap();
+    free.store(8 << 20, Ordering::Relaxed);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let later_ms = NOW_MS + 100_000;
+    while log.expire(later_ms) != Ok(false) || !log.bounds("user/a").is_ok_and(|bounds| bounds.first > accepted) {
+        assert!(Instant::now() < deadline, "it does not open: {:?}", log.bounds("user/a"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(send(&mut log, 1), Err(Failure::Full), "the reserve is not for messages");
+    free.store(u64::MAX, Ordering::Relaxed);
+    while let Err(failure) = send(&mut log, accepted + 1) {
+        assert!(Instant::now() < deadline, "service does not resume: {failure:?}");
+        log.expire(later_ms).ok();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Without a reserve the database itself comes to the end of the disk, in a journal or in a table.
 #[test]
 fn a_disk_that_is_really_full_loses_nothing_and_service_resumes() {

@@ -166,7 +166,7 @@ fn check_unsafe(source: &Source) -> Vec<Finding> {
     let fenced = is_within(&source.path, UNSAFE_ALLOWED);
     for at in source.words("unsafe") {
         if !fenced {
-            let why = format!("unsafe code is fenced: only {} may hold it", UNSAFE_ALLOWED.join(" and "));
+            let why = format!("unsafe code is fenced: only {} may hold it", UNSAFE_ALLOWED.join(", "));
             findings.push(source.finding(at, "`unsafe` outside the fence", &why));
         } else if !has_safety_comment(source, at) {
             let why = "each use names the invariant it rests on, right above it, in a comment `// SAFETY: …` (`# Safety` for an unsafe fn)";

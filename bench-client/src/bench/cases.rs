@@ -10,11 +10,22 @@ use crate::{
     table::grouped,
 };
 
+/// A server is loaded with this part of the most that it can take where it is asked for latency.
+pub(super) const KNEE_PART: f64 = 0.7;
+
 /// Messages on their way, and to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Load {
-    Route { depth: u32 },
-    Fanout { window: u32 },
+    Route {
+        depth: u32,
+    },
+    /// As many a second as [`KNEE_PART`] of what the closed loop of this depth reaches.
+    Paced {
+        depth: u32,
+    },
+    Fanout {
+        window: u32,
+    },
     Connect,
 }
 
@@ -27,26 +38,36 @@ impl CaseName {
         match self {
             CaseName::Route1 | CaseName::Route1TwoShards => Load::Route { depth: 1 },
             CaseName::Route16 => Load::Route { depth: 16 },
+            CaseName::Route70 => Load::Paced { depth: 16 },
             CaseName::Fanout16 => Load::Fanout { window: 16 },
             CaseName::Fanout64 => Load::Fanout { window: 64 },
             CaseName::Connect => Load::Connect,
         }
     }
 
+    /// How often a server is loaded in one run.
+    pub(super) fn loads(self) -> usize {
+        if matches!(self.load(), Load::Paced { .. }) { 2 } else { 1 }
+    }
+
     /// Shards of a gateway. Everything else has one thread.
     pub(super) fn shards(self) -> u32 {
         match self {
             CaseName::Route1TwoShards => 2,
-            CaseName::Route1 | CaseName::Route16 | CaseName::Fanout16 | CaseName::Fanout64 | CaseName::Connect => 1,
+            CaseName::Route1 | CaseName::Route16 | CaseName::Route70 => 1,
+            CaseName::Fanout16 | CaseName::Fanout64 | CaseName::Connect => 1,
         }
     }
 
     /// Whether it is measured with this server.
     pub(super) fn takes(self, target: TargetName) -> bool {
-        let is_route = matches!(self.load(), Load::Route { .. });
+        let (is_route, is_paced) = (matches!(self.load(), Load::Route { .. }), matches!(self.load(), Load::Paced { .. }));
         match target {
-            TargetName::LimitUring | TargetName::WeirUring | TargetName::WeirEpoll | TargetName::WeirGlommio => true,
+            TargetName::WeirUring | TargetName::WeirEpoll | TargetName::WeirGlommio => true,
+            // The knee of a loop is far beyond that of its load.
+            TargetName::LimitUring => !is_paced,
             TargetName::EchoUring => is_route,
+            TargetName::LimitEpoll if is_paced => false,
             // What shards cost each other can only be asked of shards; the ratios need the loops on io_uring.
             TargetName::LimitEpoll | TargetName::Nats | TargetName::Mqtt => self != CaseName::Route1TwoShards,
         }
@@ -58,6 +79,9 @@ impl CaseName {
         match self {
             CaseName::Route1 => format!("1:1, one in flight, {active} active of {connections}"),
             CaseName::Route16 => format!("1:1, 16 in flight, {active} active of {connections}"),
+            CaseName::Route70 => {
+                format!("1:1 by a schedule, at 70 % of what 16 in flight reach, {active} active of {connections}")
+            }
             CaseName::Route1TwoShards => format!("1:1, one in flight, {active} active of {connections}, two shards"),
             CaseName::Fanout16 => format!("fan-out to {members}, window 16"),
             CaseName::Fanout64 => format!("fan-out to {members}, window 64"),
@@ -118,22 +142,31 @@ pub(super) enum Place<'a> {
     Bare { reactor: &'static str, core: usize },
 }
 
-/// The words of one run's command.
-pub(super) fn words(case: CaseName, target: TargetName, size: &Size, duration: Duration, place: &Place<'_>) -> Vec<String> {
+/// The words of one run's command. `load` is what the scenario asks for, and `rate` what a schedule is made of.
+pub(super) fn words(
+    (load, rate): (Load, Option<f64>),
+    target: TargetName,
+    size: &Size,
+    duration: Duration,
+    place: &Place<'_>,
+) -> Vec<String> {
     let is_bare = matches!(place, Place::Bare { .. });
-    let (scenario, bare) = match case.load() {
+    let (scenario, bare) = match load {
         Load::Route { .. } if target == TargetName::EchoUring => ("route", "echo"),
-        Load::Route { .. } => ("route", "relay"),
+        Load::Route { .. } | Load::Paced { .. } => ("route", "relay"),
         Load::Fanout { .. } => ("fanout", "fanout"),
         Load::Connect => ("connect", "accept"),
     };
     let mut words: Vec<String> = if is_bare { vec!["limit".into(), bare.into()] } else { vec![scenario.into()] };
     let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
-    match case.load() {
-        Load::Route { depth } => {
+    match load {
+        Load::Route { depth } | Load::Paced { depth } => {
             option("--connections", size.connections.to_string());
             option("--active", size.active.to_string());
-            option("--depth", depth.to_string());
+            match rate {
+                None => option("--depth", depth.to_string()),
+                Some(rate) => option("--rate", format!("{rate:.0}")),
+            }
         }
         Load::Fanout { window } => {
             option("--members", size.members.to_string());
@@ -143,7 +176,7 @@ pub(super) fn words(case: CaseName, target: TargetName, size: &Size, duration: D
     }
     option("--duration", format!("{}ms", duration.as_millis()));
     option("--workers", "1".into());
-    if case.load() != Load::Connect {
+    if load != Load::Connect {
         option("--timeline", format!("{}ms", step(duration).as_millis()));
     }
     match place {
@@ -192,7 +225,9 @@ mod tests {
                     None => Place::There { target: "nats://127.0.0.1:1", pid: 1 },
                 };
                 for duration in [Duration::from_millis(300), Duration::from_secs(2), Duration::from_secs(600)] {
-                    let words = with_json(words(*case, *target, &SIZE, duration, &place), Path::new("x.json"));
+                    let rate = matches!(case.load(), Load::Paced { .. }).then_some(1234.5);
+                    let words = words((case.load(), rate), *target, &SIZE, duration, &place);
+                    let words = with_json(words, Path::new("x.json"));
                     let all = [String::from("bench-client")].into_iter().chain(words.clone());
                     assert!(Cli::try_parse_from(all).is_ok(), "{words:?}");
                 }

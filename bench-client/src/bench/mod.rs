@@ -14,8 +14,6 @@ mod servers;
 mod summary;
 mod table;
 
-use std::{fs, path::Path};
-
 use anyhow::{Context, anyhow};
 use clap::ValueEnum;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -32,9 +30,10 @@ use self::{
 pub(crate) use self::{diff::diff, servers::exec};
 use crate::{
     args::{BenchArgs, CaseName, ReactorArg, Size, TargetName},
-    demo,
+    gateway,
     launch::{self, Failure},
     plan::DESCRIPTORS_SPARE,
+    report::{write_json, write_lines},
 };
 
 /// Seconds that a run takes beside its sending phase, about.
@@ -70,7 +69,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     let folder = tempfile::tempdir().context("a directory for files of the runs cannot be made")?;
     let wanted = if args.targets.is_empty() { TargetName::value_variants() } else { &args.targets };
     let measures_weir = wanted.iter().any(|target| target.reactor_of_weir().is_some());
-    let weir = measures_weir.then(|| demo::program(args.weir.as_deref())).transpose()?;
+    let weir = measures_weir.then(|| gateway::program(args.weir.as_deref())).transpose()?;
     let signals = launch::block_signals()?;
     let servers = Servers { weir, cores: &cores, signals: &signals, folder: folder.path() };
     let (targets, not_measured) = available(&servers, wanted, !args.targets.is_empty(), kind)?;
@@ -86,9 +85,8 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<u8, Failure> {
         not_measured,
         results: outcomes(&runs, &args.size, &cores),
     };
-    let words = "the result cannot be written as JSON";
-    write(&args.json, &serde_json::to_string_pretty(&bench).context(words)?)?;
-    write(&args.html, &page::page(&serde_json::to_string(&bench).context(words)?))?;
+    write_json(&args.json, &bench)?;
+    write_lines(&args.html, page::page(&serde_json::to_string(&bench).context("the result cannot be put into the page")?))?;
     table::print(&bench.results);
     println!("\nThe whole result is in {}, with plots in {}.", args.json.display(), args.html.display());
     Ok(summary::exit_code(&bench.results))
@@ -137,7 +135,8 @@ fn available(
 }
 
 fn announce(args: &BenchArgs, host: &BenchHost, cases: &[CaseName], targets: &[TargetName], missing: &[Missing]) {
-    let all: usize = cases.iter().map(|case| targets.iter().filter(|target| case.takes(**target)).count()).sum();
+    let runs = |case: &CaseName| targets.iter().filter(|target| case.takes(**target)).count() * case.loads();
+    let all: usize = cases.iter().map(runs).sum();
     let minutes = f64::from(args.rounds) * all as f64 * (args.duration.as_secs_f64() + SECONDS_BESIDE) / 60.0;
     eprintln!("{}", host.words());
     eprintln!("{} rounds of {all} runs: about {:.0} minutes", args.rounds, minutes.ceil());
@@ -192,8 +191,4 @@ fn outcomes(all: &[Series], size: &Size, cores: &Cores) -> Vec<Outcome> {
         }
     };
     all.iter().map(outcome).collect()
-}
-
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    fs::write(path, format!("{text}\n")).with_context(|| format!("{} cannot be written", path.display()))
 }

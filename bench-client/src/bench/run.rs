@@ -18,7 +18,7 @@ use nix::{
 use serde_json::Value;
 
 use super::{
-    cases::{Place, with_json, words},
+    cases::{KNEE_PART, Load, Place, with_json, words},
     servers::{SECRET, Servers, last_words},
     summary::Run,
 };
@@ -48,7 +48,7 @@ impl Runner<'_> {
     /// # Errors
     /// We are to stop.
     pub(super) fn run(&self, round: u32, place: u32, case: CaseName, target: TargetName) -> Result<Run, Interrupted> {
-        let mut run = Run { round, place, exit_status: None, failure: None, report: None };
+        let mut run = Run { round, place, ..Run::default() };
         if let Err(cause) = self.measure(&mut run, case, target) {
             run.failure = Some(format!("{cause:#}"));
         }
@@ -58,14 +58,31 @@ impl Runner<'_> {
     fn measure(&self, run: &mut Run, case: CaseName, target: TargetName) -> anyhow::Result<()> {
         if let Some(reactor) = target.reactor_of_limit() {
             let core = self.servers.cores.of_server(1)[0];
-            return self.load(run, words(case, target, &self.size, self.duration, &Place::Bare { reactor, core }), false);
+            let place = Place::Bare { reactor, core };
+            return self.load(run, words((case.load(), None), target, &self.size, self.duration, &place), false);
         }
         let server = self.servers.start(target, case)?;
         let place = Place::There { target: &server.target, pid: server.id() };
         let has_tokens = case == CaseName::Connect && target.reactor_of_weir().is_some();
-        let loaded = self.load(run, words(case, target, &self.size, self.duration, &place), has_tokens);
+        let rate = match case.load() {
+            Load::Paced { depth } => self.knee(depth, target, &place).map(Some),
+            Load::Route { .. } | Load::Fanout { .. } | Load::Connect => Ok(None),
+        };
+        let loaded = rate.and_then(|knee| {
+            run.knee_per_s = knee;
+            let load = (case.load(), knee.map(|knee| knee * KNEE_PART));
+            self.load(run, words(load, target, &self.size, self.duration, &place), has_tokens)
+        });
         // It is asked to end whatever the load found; the first thing that went wrong is told.
         loaded.and(server.stop())
+    }
+
+    /// Messages a second that the closed loop reaches: what the server, or its load, can do at most.
+    fn knee(&self, depth: u32, target: TargetName, place: &Place<'_>) -> anyhow::Result<f64> {
+        let mut run = Run::default();
+        self.load(&mut run, words((Load::Route { depth }, None), target, &self.size, self.duration, place), false)?;
+        let reached = run.number("/rate_per_s").filter(|rate| run.is_valid() && *rate > 0.0);
+        reached.with_context(|| format!("the closed loop before was not valid: {}", run.problems().join("; ")))
     }
 
     /// Runs this program once more, with these words.

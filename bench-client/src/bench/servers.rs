@@ -13,25 +13,18 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
-use nix::{
-    sys::signal::{self, Signal},
-    unistd::Pid,
-};
 
 use super::cores::Cores;
 use crate::{
     args::{CaseName, ExecArgs, TargetName},
     child::Server,
+    gateway,
     launch::Failure,
     signals::{Signals, unblock},
 };
 
-/// The first line of the gateway's standard output, before its address.
-const ANNOUNCEMENT: &str = "weir: listening on ";
 /// What tokens are signed with where there are tokens. The gateway listens on loopback, for as long as a run takes.
 pub(super) const SECRET: &str = "a secret that only one run of the bench knows";
-/// The gateway's own deadline is 10 s.
-const STOP_DEADLINE: Duration = Duration::from_secs(12);
 /// A server is up after this long, or not at all.
 const START_DEADLINE: Duration = Duration::from_secs(10);
 /// How often it is looked at until then.
@@ -123,23 +116,18 @@ impl Servers<'_> {
 
     fn start_weir(&self, reactor: &str, case: CaseName, log: &Path) -> anyhow::Result<Running> {
         let program = self.weir.as_deref().context("the gateway's program is not known")?;
-        let mut command = in_place(program)?;
-        // What is set for the gateways of this user is not meant for this one.
-        env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIR_")).for_each(|(name, _)| {
-            command.env_remove(name);
-        });
-        command.args(["serve", "--reactor", reactor, "--shards", &case.shards().to_string(), "--listen", "127.0.0.1:0"]);
+        let mut command = gateway::serve(in_place(program)?);
+        command.args(["--reactor", reactor, "--shards", &case.shards().to_string()]);
         command.args(["--data", "memory", "--limits-frames-per-second", "0", "--limits-bytes-per-second", "0"]);
         match case {
             CaseName::Connect => {
                 command.args(["--limits-logins-per-second-per-shard", "0"]).env("WEIR_AUTH_HS256_SECRET", SECRET)
             }
-            CaseName::Route1 | CaseName::Route16 | CaseName::Route1TwoShards | CaseName::Fanout16 | CaseName::Fanout64 => {
-                command.arg("--dev")
-            }
+            CaseName::Route1 | CaseName::Route16 | CaseName::Route70 => command.arg("--dev"),
+            CaseName::Route1TwoShards | CaseName::Fanout16 | CaseName::Fanout64 => command.arg("--dev"),
         };
         let mut server = self.spawn(&mut command, case.shards(), log)?;
-        let target = server.announced(ANNOUNCEMENT, self.signals).map_err(|_| anyhow!("the gateway did not start"))?;
+        let target = server.announced(gateway::ANNOUNCEMENT, self.signals).map_err(|_| anyhow!("the gateway did not start"))?;
         Ok(Running { server, target, ends_well: true })
     }
 
@@ -183,12 +171,8 @@ impl Running {
     /// # Errors
     /// It did not, or the gateway not as it should.
     pub(super) fn stop(mut self) -> anyhow::Result<()> {
-        signal::kill(Pid::from_raw(self.id() as i32), Signal::SIGTERM).context("the server was gone already")?;
-        match self.server.wait(STOP_DEADLINE)? {
-            Some(status) if self.ends_well && !status.success() => bail!("the gateway ended with {status}, not with 0"),
-            Some(_) => Ok(()),
-            None => bail!("the server did not end within {} s of SIGTERM", STOP_DEADLINE.as_secs()),
-        }
+        let time = gateway::STOP_DEADLINE;
+        if self.ends_well { gateway::stop(&mut self.server, time).map(drop) } else { self.server.terminate(time).map(drop) }
     }
 }
 

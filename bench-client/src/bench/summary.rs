@@ -11,12 +11,13 @@ use crate::args::{CaseName, Size, TargetName};
 pub(super) const FORMAT: u32 = 1;
 
 /// One run, as it was.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Run {
     pub(super) round: u32,
     pub(super) place: u32,
     pub(super) exit_status: Option<i32>,
     pub(super) failure: Option<String>,
+    pub(super) knee_per_s: Option<f64>,
     pub(super) report: Option<Value>,
 }
 
@@ -38,7 +39,7 @@ impl Run {
     }
 
     /// What is wrong with it, in words.
-    fn problems(&self) -> Vec<String> {
+    pub(super) fn problems(&self) -> Vec<String> {
         let mut words: Vec<String> = self.failure.iter().cloned().collect();
         let Some(report) = &self.report else { return self.in_round(words) };
         let faults = FAULTS.iter().filter(|name| self.count(name) > 0);
@@ -174,6 +175,7 @@ impl Outcome {
         let load = case.load();
         let (connections, active, depth, window) = match load {
             Load::Route { depth } => (size.connections, size.active, Some(depth), None),
+            Load::Paced { .. } => (size.connections, size.active, None, None),
             Load::Fanout { window } => (size.members, 1, None, Some(window)),
             Load::Connect => (size.logins, 0, None, None),
         };

@@ -13,7 +13,7 @@ fn run(round: u32, ns: f64) -> Run {
         "latency_us": { "p50": 100, "p99": 200, "p999": 300 }, "invalid_reasons": [],
         "server": { "cpu_ns_per_message": ns, "cpu_ns_per_connection": ns * 10.0, "user_bytes_per_connection": 99.0 },
     });
-    Run { round, place: 0, exit_status: Some(0), failure: None, report: Some(report) }
+    Run { round, exit_status: Some(0), report: Some(report), ..Run::default() }
 }
 
 fn outcome(runs: Vec<Run>, limit: &[Run]) -> Outcome {
@@ -67,7 +67,7 @@ fn what_went_wrong_is_told_and_kept_and_counts_in_no_median() {
         run.exit_status = Some(2);
         run
     };
-    let failed = Run { round: 3, place: 0, exit_status: None, failure: Some("it did not start".into()), report: None };
+    let failed = Run { round: 3, failure: Some("it did not start".into()), ..Run::default() };
     let limit = [run(1, 100.0), invalid(run(2, 1.0)), run(3, 100.0), run(4, 100.0)];
     let outcome = outcome(vec![lost(run(1, 9e9)), run(2, 150.0), failed, run(4, 250.0)], &limit);
     assert_eq!((outcome.rounds, outcome.valid_rounds, outcome.runs.len()), (4, 2, 4));

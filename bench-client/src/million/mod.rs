@@ -3,20 +3,13 @@
 
 mod plan;
 
-use std::{
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
 use nix::{
-    sys::{
-        resource::{Resource, getrlimit},
-        signal::{self, Signal},
-    },
-    unistd::{Pid, Uid},
+    sys::resource::{Resource, getrlimit},
+    unistd::Uid,
 };
 use weir::{host::Kernel, reactor::Kind};
 
@@ -24,8 +17,9 @@ use self::plan::{Machine, Outline, Wanted};
 use crate::{
     args::{Cli, Command as Subcommand, MillionArgs},
     child::Server,
+    gateway,
     launch::{self, Failure},
-    report::MillionReport,
+    report::{MillionReport, write_json},
     run::{self, Leg, RunConfig},
     scenario::{
         fanout::FanoutConfig,
@@ -37,8 +31,6 @@ use crate::{
     table::grouped,
 };
 
-/// The first line of the gateway's standard output, before its address.
-const ANNOUNCEMENT: &str = "weir: listening on ";
 /// All clients are back after this long beyond the jitter, at so many a millisecond, or it is given up.
 const STORM_SPARE: Duration = Duration::from_secs(30);
 const RETURNS_PER_MS: u64 = 4;
@@ -65,18 +57,17 @@ pub(crate) fn million(args: &MillionArgs) -> Result<u8, Failure> {
     if args.plan {
         return Ok(0);
     }
-    let program = crate::demo::program(args.weir.as_deref())?;
-    let mut gateway = start(&program, &outline, kind)?;
+    let mut server = start(&gateway::program(args.weir.as_deref())?, &outline, kind)?;
     let signals = launch::block_signals()?;
-    let target = gateway.announced(ANNOUNCEMENT, &signals)?;
-    let report = measure(args, &outline, (&gateway, &target), &signals)?;
-    let stopped = stop(&mut gateway);
+    let target = server.announced(gateway::ANNOUNCEMENT, &signals)?;
+    let report = measure(args, &outline, (&server, &target), &signals)?;
+    let stopped = gateway::stop(&mut server, STOP_DEADLINE);
     report.print();
     if let Err(cause) = &stopped {
         println!("The gateway did not stop as it should: {cause:#}.");
     }
     if let Some(path) = &args.json {
-        report.write(path)?;
+        write_json(path, &report)?;
     }
     Ok(report.exit_code().max(if stopped.is_ok() { 0 } else { 2 }))
 }
@@ -123,16 +114,16 @@ fn print_outline(wanted: &Wanted, outline: &Outline) {
 
 fn start(program: &Path, outline: &Outline, kind: Kind) -> anyhow::Result<Server> {
     let shards = outline.shards.to_string();
-    let mut command = Command::new(program);
-    command.args(["serve", "--dev", "--listen", "127.0.0.1:0", "--shards", &shards, "--reactor", kind.name()]);
+    let mut command = gateway::serve(Command::new(program));
+    command.args(["--dev", "--shards", &shards, "--reactor", kind.name()]);
     command.args(["--limits-frames-per-second", "0", "--limits-bytes-per-second", "0"]);
-    Server::start(command.stdin(Stdio::null())).with_context(|| format!("the gateway {} cannot be started", program.display()))
+    gateway::start(&mut command)
 }
 
 fn measure(
     args: &MillionArgs,
     outline: &Outline,
-    (gateway, target): (&Server, &str),
+    (server, target): (&Server, &str),
     signals: &Signals,
 ) -> Result<MillionReport, Failure> {
     let words = ["bench-client", "connect", "--target", target, "--drain", "10s"];
@@ -141,7 +132,7 @@ fn measure(
     };
     connect.common.workers = Some(outline.workers);
     connect.common.connecting = Some(CONNECTING);
-    connect.common.server_pid = Some(gateway.id());
+    connect.common.server_pid = Some(server.id());
     connect.common.seed = args.seed;
     connect.common.reactor = args.reactor;
     let active = args.active.min(args.connections);
@@ -174,12 +165,4 @@ fn measure(
     let mut finished = run::run(plan.clone(), &config, signals, |plan, worker| Million::new(&million, plan, worker))?;
     let settled = million.settle(&plan, std::mem::take(&mut finished.ledgers));
     Ok(MillionReport::new((&plan, &config), outline.shards, args.jitter_ms, &finished, &settled))
-}
-
-/// Ends the gateway in good order.
-fn stop(gateway: &mut Server) -> anyhow::Result<()> {
-    signal::kill(Pid::from_raw(gateway.id() as i32), Signal::SIGTERM).context("it was gone already")?;
-    let status = gateway.wait(STOP_DEADLINE)?.with_context(|| format!("it was still there after {STOP_DEADLINE:?}"))?;
-    anyhow::ensure!(status.success(), "it ended with {status}");
-    Ok(())
 }

@@ -1,9 +1,8 @@
 //! The result of `million`. Field meanings: `schema.md`.
 #![forbid(unsafe_code)]
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::collections::BTreeMap;
 
-use anyhow::Context;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -212,16 +211,6 @@ impl MillionReport {
         }
         self.valid = reasons.is_empty() && self.faults() == 0;
         self.invalid_reasons = reasons;
-    }
-
-    /// Writes the object to a file.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
-        let mut text = serde_json::to_string_pretty(self).context("the result cannot be written as JSON")?;
-        text.push('\n');
-        fs::write(path, text).with_context(|| format!("the result cannot be written to {}", path.display()))
     }
 
     /// The table for a reader.

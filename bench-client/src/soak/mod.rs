@@ -25,13 +25,13 @@ use self::verdict::{Cycle, SoakReport};
 use crate::{
     args::SoakArgs,
     child::Server,
+    gateway,
     launch::{self, Failure},
     measure,
+    report::write_json,
     signals::Signals,
 };
 
-/// The first line of the gateway's standard output, before its address.
-const ANNOUNCEMENT: &str = "weir: listening on ";
 /// What a cycle is made of. `DURATION` stands for its length, and `THIRD` for a third of it.
 const PARTS: [(&str, &str); 5] = [
     ("talk", "route --connections 200 --rate 1000 --duration DURATION"),
@@ -51,8 +51,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// After a cycle, before memory is read.
 const REST: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(20);
-/// The gateway's own deadline is 10 s.
-const STOP_DEADLINE: Duration = Duration::from_secs(12);
 
 /// Runs it. Gives the exit code.
 ///
@@ -69,16 +67,16 @@ pub(crate) fn soak(args: &SoakArgs) -> Result<u8, Failure> {
         )));
     }
     let folder = tempfile::Builder::new().prefix("weir-soak-").tempdir().context("no directory for the store can be made")?;
-    let mut gateway = start(&crate::demo::program(args.weir.as_deref())?, folder.path())?;
+    let mut server = start(&gateway::program(args.weir.as_deref())?, folder.path())?;
     let signals = launch::block_signals()?;
-    let target = gateway.announced(ANNOUNCEMENT, &signals)?;
+    let target = server.announced(gateway::ANNOUNCEMENT, &signals)?;
     let begun = Instant::now();
-    let mut report = SoakReport::new(args, launch::pick(None)?, measure::anonymous_bytes(gateway.id())?);
+    let mut report = SoakReport::new(args, launch::pick(None)?, measure::anonymous_bytes(server.id())?);
     for number in 0..cycles {
         let soak = Soak { folder: folder.path(), target: &target, length: args.cycle, signals: &signals };
         let mut cycle = soak.run()?;
         thread::sleep(REST);
-        cycle.server_bytes = measure::anonymous_bytes(gateway.id()).context("the gateway is gone")?;
+        cycle.server_bytes = measure::anonymous_bytes(server.id()).context("the gateway is gone")?;
         cycle.ended_s = begun.elapsed().as_secs_f64();
         eprintln!("soak  cycle {} of {cycles}: {}", number + 1, cycle.words());
         let is_last = cycle.is_faulty() || signals.interrupted();
@@ -90,23 +88,21 @@ pub(crate) fn soak(args: &SoakArgs) -> Result<u8, Failure> {
     if signals.interrupted() {
         report.invalid_reasons.push("interrupted".into());
     }
-    signal::kill(Pid::from_raw(gateway.id() as i32), Signal::SIGTERM).context("the gateway is gone")?;
-    let stopped = gateway.wait(STOP_DEADLINE)?;
-    if !stopped.is_some_and(|status| status.success()) {
-        report.invalid_reasons.push(format!("the gateway did not stop as it should: {stopped:?}"));
+    if let Err(cause) = gateway::stop(&mut server, gateway::STOP_DEADLINE) {
+        report.invalid_reasons.push(format!("the gateway did not stop as it should: {cause:#}"));
     }
     report.judge();
     report.print();
     if let Some(path) = &args.json {
-        report.write(path)?;
+        write_json(path, &report)?;
     }
     Ok(report.exit_code())
 }
 
 /// A gateway on a real disk, with retention and windows that are full within the first cycles, so that nothing grows for good reasons.
 fn start(program: &Path, folder: &Path) -> anyhow::Result<Server> {
-    let mut command = Command::new(program);
-    command.args(["serve", "--dev", "--listen", "127.0.0.1:0", "--shards", "2", "--data"]).arg(folder.join("data"));
+    let mut command = gateway::serve(Command::new(program));
+    command.args(["--dev", "--shards", "2", "--data"]).arg(folder.join("data"));
     command.args(["--limits-frames-per-second", "0", "--limits-bytes-per-second", "0", "--store-dedup-messages", "10000"]);
     command.args([
         "--store-channel-messages-max",
@@ -117,8 +113,7 @@ fn start(program: &Path, folder: &Path) -> anyhow::Result<Server> {
         "8388608",
     ]);
     let log = File::create(folder.join("gateway.log")).context("the gateway's log cannot be written")?;
-    Server::start(command.stdin(Stdio::null()).stderr(log))
-        .with_context(|| format!("the gateway {} cannot be started", program.display()))
+    gateway::start(command.stderr(log))
 }
 
 /// One cycle.

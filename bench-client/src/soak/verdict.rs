@@ -1,9 +1,6 @@
 //! What the cycles of a long run say together. Field meanings: `schema-soak.md`.
 #![forbid(unsafe_code)]
 
-use std::{fs, path::Path};
-
-use anyhow::Context;
 use serde::Serialize;
 use serde_json::Value;
 use weir::reactor::Kind;
@@ -152,16 +149,6 @@ impl SoakReport {
             (true, false) => 2,
             (true, true) => 0,
         }
-    }
-
-    /// Writes the object to a file.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
-        let mut text = serde_json::to_string_pretty(self).context("the result cannot be written as JSON")?;
-        text.push('\n');
-        fs::write(path, text).with_context(|| format!("the result cannot be written to {}", path.display()))
     }
 
     pub(super) fn print(&self) {

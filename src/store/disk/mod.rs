@@ -209,10 +209,7 @@ impl Disk {
     }
 
     fn reopen(&mut self, failure: Failure) -> Result<(), Failure> {
-        if !self.has_room()? {
-            self.set_broken(Failure::Full);
-            return Err(Failure::Full);
-        }
+        // Also with less room than the reserve: expiry needs it open, and is what makes room.
         let opened = catching(&self.folder.dir, || self.folder.engine(&self.options)).map_err(|error| error.to_string());
         let opened = opened.and_then(|(engine, _)| {
             engine.base.begin_flush().map_err(|trouble| trouble.to_string())?;

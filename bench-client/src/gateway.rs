@@ -1,0 +1,63 @@
+//! The gateway as a server that this program starts, on a free port of loopback.
+#![forbid(unsafe_code)]
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+
+use crate::child::Server;
+
+/// The first line of its standard output, before its address.
+pub(crate) const ANNOUNCEMENT: &str = "weir: listening on ";
+/// Its own deadline to stop is 10 s.
+pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(12);
+
+/// Where its program is: as named, or beside this one.
+///
+/// # Errors
+/// It is not there.
+pub(crate) fn program(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(path) = named {
+        return Ok(path.to_path_buf());
+    }
+    let beside = env::current_exe().context("this program's own place is not known")?.with_file_name("weir");
+    if !beside.exists() {
+        bail!("there is no gateway at {}: build it with `cargo build --release`, or name it with --weir PATH", beside.display());
+    }
+    Ok(beside)
+}
+
+/// The command that serves, with nothing that is set for the gateways of this user: that is not meant for this one.
+pub(crate) fn serve(mut program: Command) -> Command {
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIR_")) {
+        program.env_remove(name);
+    }
+    program.args(["serve", "--listen", "127.0.0.1:0"]);
+    program
+}
+
+/// Starts it. To be called before signals are blocked, as [`Server::start`].
+///
+/// # Errors
+/// It cannot be started.
+pub(crate) fn start(command: &mut Command) -> anyhow::Result<Server> {
+    let started = Server::start(command.stdin(Stdio::null()));
+    started.with_context(|| format!("the gateway {} cannot be started", command.get_program().display()))
+}
+
+/// Asks it to stop, as a service manager would, and waits for it. Gives the time that it took.
+///
+/// # Errors
+/// It did not stop in this time, or not as it should.
+pub(crate) fn stop(gateway: &mut Server, time: Duration) -> anyhow::Result<Duration> {
+    let (status, took) = gateway.terminate(time)?;
+    if !status.success() {
+        bail!("the gateway ended with {status}, not with 0");
+    }
+    Ok(took)
+}
