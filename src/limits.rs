@@ -138,7 +138,7 @@ pub const DESCRIPTORS_PER_SHARD: u32 = 4;
 /// The size of a receive buffer.
 pub const RECEIVE_BUFFER_BYTES: u32 = 4 * 1024;
 /// Receive buffers of all shards together, and the bounds for one shard.
-pub const RECEIVE_BUFFERS: u32 = 2 * 1024;
+pub const RECEIVE_BUFFERS: u32 = 512;
 pub const RECEIVE_BUFFERS_PER_SHARD_MIN: u32 = 128;
 pub const RECEIVE_BUFFERS_PER_SHARD_MAX: u32 = 4 * 1024;
 /// Batches that fit into the ring between two shards, for a small mesh; a large one has N² rings and takes smaller ones.

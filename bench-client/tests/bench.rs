@@ -96,14 +96,18 @@ fn a_schedule_leaves_room_below_what_the_server_reached() {
         measured(folder.path(), &["--targets", "limit-uring,limit-epoll,echo-uring,weir-epoll", "--only", "route-70"]);
     schema::check(&object, Made::default());
     let [result] = &results(&object)[..] else { panic!("loops have no such run: {object:#}") };
-    let knee = number(result, "/runs/0/knee_per_s");
-    assert!(knee > 1_000.0, "{knee}");
+    let Some(knee) = result["runs"][0]["knee_per_s"].as_f64() else {
+        // A machine that runs other tests may be late for any schedule.
+        assert!(code == 2 && words.contains("this machine is too busy"), "{code}: {words}");
+        return;
+    };
+    assert!(knee > 100.0, "{knee}");
     let report = &result["runs"][0]["report"];
     schema::check(report, Made { server_pid: true, timeline: true, open_loop: true, ..Made::default() });
     assert!((number(report, "/planned_rate_per_s") - 0.7 * knee).abs() < 1.0, "{report:#}");
     assert_eq!((&report["depth"], &report["lost"], &report["duplicated"]), (&Value::Null, &0.into(), &0.into()));
     assert_eq!(result["ratio_to_limit"], Value::Null);
-    // A machine that runs other tests may be late for its own schedule, and says so.
+    // The same.
     assert!(code == 0 || code == 2 && words.contains("this client was the bottleneck"), "{code}: {words}");
 }
 

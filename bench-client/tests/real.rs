@@ -292,6 +292,10 @@ fn very_many_connections_hold_talk_drop_and_come_back() {
     assert!(count("/route/sent") >= 50 && count("/route/received") == count("/route/sent"), "{object:#}");
     assert!(count("/broadcast/sent") >= 1 && count("/broadcast/received") == 1_500 * count("/broadcast/sent"), "{object:#}");
     assert_eq!(count("/received"), count("/route/received") + count("/broadcast/received"));
+    let number = |path: &str| object.pointer(path).and_then(Value::as_f64).expect("a number");
+    assert!(count("/alone/connections") == 1_000 && count("/alone/received") >= 50, "{object:#}");
+    let ratio = number("/route/server_cpu_ns_per_message") / number("/alone/server_cpu_ns_per_message");
+    assert!((number("/route_cpu_ratio") - ratio).abs() < 1e-9, "{object:#}");
 
     // More than any machine that runs tests has room for.
     let output = bench(&["million", "--connections", "4000000", "--reactor", "epoll", "--weir", weir]);

@@ -81,7 +81,7 @@ pub(crate) enum CaseName {
     /// The same with 16 on their way.
     #[value(name = "route-16")]
     Route16,
-    /// The same by a schedule, at 70 % of what 16 on their way reached right before: latency where there is room left.
+    /// The same by a schedule, at 70 % of the knee, which is looked for once for each server: latency where there is room left.
     #[value(name = "route-70")]
     Route70,
     /// One on its way, and a gateway with two shards: half of the pairs sit on both of them.

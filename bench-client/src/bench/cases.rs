@@ -19,7 +19,7 @@ pub(super) enum Load {
     Route {
         depth: u32,
     },
-    /// As many a second as [`KNEE_PART`] of what the closed loop of this depth reaches.
+    /// By a schedule: [`KNEE_PART`] of the knee, which is looked for below what the closed loop of this depth reaches.
     Paced {
         depth: u32,
     },
@@ -43,11 +43,6 @@ impl CaseName {
             CaseName::Fanout64 => Load::Fanout { window: 64 },
             CaseName::Connect => Load::Connect,
         }
-    }
-
-    /// How often a server is loaded in one run.
-    pub(super) fn loads(self) -> usize {
-        if matches!(self.load(), Load::Paced { .. }) { 2 } else { 1 }
     }
 
     /// Shards of a gateway. Everything else has one thread.
@@ -80,7 +75,7 @@ impl CaseName {
             CaseName::Route1 => format!("1:1, one in flight, {active} active of {connections}"),
             CaseName::Route16 => format!("1:1, 16 in flight, {active} active of {connections}"),
             CaseName::Route70 => {
-                format!("1:1 by a schedule, at 70 % of what 16 in flight reach, {active} active of {connections}")
+                format!("1:1 by a schedule, at 70 % of the knee, {active} active of {connections}")
             }
             CaseName::Route1TwoShards => format!("1:1, one in flight, {active} active of {connections}, two shards"),
             CaseName::Fanout16 => format!("fan-out to {members}, window 16"),

@@ -14,6 +14,8 @@ mod servers;
 mod summary;
 mod table;
 
+use std::cell::RefCell;
+
 use anyhow::{Context, anyhow};
 use clap::ValueEnum;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -75,7 +77,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     let (targets, not_measured) = available(&servers, wanted, !args.targets.is_empty(), kind)?;
     let cases = if args.only.is_empty() { CaseName::value_variants() } else { &args.only };
     announce(args, &host, cases, &targets, &not_measured);
-    let runner = Runner { servers, size: args.size, duration: args.duration };
+    let runner = Runner { servers, size: args.size, duration: args.duration, knees: RefCell::default() };
     let runs = all_runs(&runner, args.rounds, cases, &targets)?;
     let bench = Bench {
         format: FORMAT,
@@ -135,8 +137,7 @@ fn available(
 }
 
 fn announce(args: &BenchArgs, host: &BenchHost, cases: &[CaseName], targets: &[TargetName], missing: &[Missing]) {
-    let runs = |case: &CaseName| targets.iter().filter(|target| case.takes(**target)).count() * case.loads();
-    let all: usize = cases.iter().map(runs).sum();
+    let all: usize = cases.iter().map(|case| targets.iter().filter(|target| case.takes(**target)).count()).sum();
     let minutes = f64::from(args.rounds) * all as f64 * (args.duration.as_secs_f64() + SECONDS_BESIDE) / 60.0;
     eprintln!("{}", host.words());
     eprintln!("{} rounds of {all} runs: about {:.0} minutes", args.rounds, minutes.ceil());

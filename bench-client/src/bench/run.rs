@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    cell::RefCell,
     env,
     fs::{self, File},
     os::unix::process::CommandExt as _,
@@ -31,11 +32,18 @@ const LOOK: Duration = Duration::from_millis(10);
 /// What single runs would take from the environment, and what is none of the bench's.
 const VARIABLES: [&str; 2] = ["BENCH_TOKEN", "BENCH_HS256_SECRET"];
 
+/// The knee is looked for in steps of this, and beyond it is where latency is more than that, or the schedule cannot be held.
+const KNEE_STEP: f64 = 0.75;
+const KNEE_STEPS_MAX: u32 = 12;
+const KNEE_P99_US_MAX: f64 = 5_000.0;
+
 /// What all runs share.
 pub(super) struct Runner<'a> {
     pub(super) servers: Servers<'a>,
     pub(super) size: Size,
     pub(super) duration: Duration,
+    /// The knees that are known.
+    pub(super) knees: RefCell<Vec<(TargetName, f64)>>,
 }
 
 /// That we are to stop.
@@ -77,12 +85,33 @@ impl Runner<'_> {
         loaded.and(server.stop())
     }
 
-    /// Messages a second that the closed loop reaches: what the server, or its load, can do at most.
+    /// The highest rate that the server keeps up with, and its load does, too: searched once, downwards from what the closed loop
+    /// reaches, which sends many messages at a time and so reaches more than any schedule.
     fn knee(&self, depth: u32, target: TargetName, place: &Place<'_>) -> anyhow::Result<f64> {
-        let mut run = Run::default();
-        self.load(&mut run, words((Load::Route { depth }, None), target, &self.size, self.duration, place), false)?;
-        let reached = run.number("/rate_per_s").filter(|rate| run.is_valid() && *rate > 0.0);
-        reached.with_context(|| format!("the closed loop before was not valid: {}", run.problems().join("; ")))
+        if let Some((_, knee)) = self.knees.borrow().iter().find(|(known, _)| *known == target) {
+            return Ok(*knee);
+        }
+        let try_out = |load| {
+            let mut run = Run::default();
+            self.load(&mut run, words(load, target, &self.size, self.duration, place), false)?;
+            anyhow::Ok(run)
+        };
+        let closed = try_out((Load::Route { depth }, None))?;
+        let reached = closed.number("/rate_per_s").filter(|rate| closed.is_valid() && *rate > 0.0);
+        let mut rate =
+            reached.with_context(|| format!("the closed loop before was not valid: {}", closed.problems().join("; ")))?;
+        for _ in 0..KNEE_STEPS_MAX {
+            rate *= KNEE_STEP;
+            let run = try_out((Load::Paced { depth }, Some(rate)))?;
+            if run.is_valid() && run.number("/latency_us/p99").is_some_and(|p99| p99 <= KNEE_P99_US_MAX) {
+                self.knees.borrow_mut().push((target, rate));
+                return Ok(rate);
+            }
+            if self.servers.signals.interrupted() {
+                bail!("interrupted");
+            }
+        }
+        bail!("not even {rate:.0} messages a second could be sent by a schedule here: this machine is too busy, or too slow")
     }
 
     /// Runs this program once more, with these words.

@@ -3,7 +3,7 @@
 
 mod plan;
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{path::Path, process::Command, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
@@ -15,20 +15,21 @@ use weir::{host::Kernel, reactor::Kind};
 
 use self::plan::{Machine, Outline, Wanted};
 use crate::{
-    args::{Cli, Command as Subcommand, MillionArgs},
+    args::{Cli, Command as Subcommand, Common, ConnectArgs, MillionArgs},
     child::Server,
     gateway,
     launch::{self, Failure},
-    report::{MillionReport, write_json},
+    plan::Plan,
+    report::{self, MillionReport, Report, write_json},
     run::{self, Leg, RunConfig},
     scenario::{
         fanout::FanoutConfig,
         million::{Million, MillionConfig},
-        route::{Peers, RouteConfig},
+        route::{Peers, Route, RouteConfig},
     },
     signals::Signals,
     stall::Owed,
-    table::grouped,
+    table::{self, grouped},
 };
 
 /// All clients are back after this long beyond the jitter, at so many a millisecond, or it is given up.
@@ -38,6 +39,8 @@ const RETURNS_PER_MS: u64 = 4;
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 /// Clients on their way to being logged in at once, in the ramp as in the storm.
 const CONNECTING: u32 = 4_096;
+/// Clients in the run that shows what a message costs without very many idle ones.
+const ALONE: u32 = 1_000;
 
 /// Runs it. Gives the exit code.
 ///
@@ -45,7 +48,8 @@ const CONNECTING: u32 = 4_096;
 /// There is no result.
 pub(crate) fn million(args: &MillionArgs) -> Result<u8, Failure> {
     let kind = launch::pick(args.reactor)?;
-    let wanted = Wanted { connections: args.connections, kind, phases: args.hold + args.route + args.broadcast + jitter(args) };
+    let wanted =
+        Wanted { connections: args.connections, kind, phases: args.hold + 2 * args.route + args.broadcast + jitter(args) };
     let machine = machine()?;
     let outline = Outline::new(&wanted, &machine);
     print_outline(&wanted, &outline);
@@ -57,10 +61,19 @@ pub(crate) fn million(args: &MillionArgs) -> Result<u8, Failure> {
     if args.plan {
         return Ok(0);
     }
-    let mut server = start(&gateway::program(args.weir.as_deref())?, &outline, kind)?;
+    let program = gateway::program(args.weir.as_deref())?;
+    // Both are started before signals are blocked.
+    let (mut server, mut empty) = (start(&program, &outline, kind)?, start(&program, &outline, kind)?);
     let signals = launch::block_signals()?;
+    let target = empty.announced(gateway::ANNOUNCEMENT, &signals)?;
+    let alone = alone(&Load { args, outline: &outline, server: &empty, target, signals: &signals })?;
+    gateway::stop(&mut empty, STOP_DEADLINE)?;
+    if alone.exit_code() != 0 {
+        table::print(&alone);
+        return Ok(alone.exit_code());
+    }
     let target = server.announced(gateway::ANNOUNCEMENT, &signals)?;
-    let report = measure(args, &outline, (&server, &target), &signals)?;
+    let report = measure(&Load { args, outline: &outline, server: &server, target, signals: &signals }, alone)?;
     let stopped = gateway::stop(&mut server, STOP_DEADLINE);
     report.print();
     if let Err(cause) = &stopped {
@@ -120,35 +133,73 @@ fn start(program: &Path, outline: &Outline, kind: Kind) -> anyhow::Result<Server
     gateway::start(&mut command)
 }
 
-fn measure(
-    args: &MillionArgs,
-    outline: &Outline,
-    (server, target): (&Server, &str),
-    signals: &Signals,
-) -> Result<MillionReport, Failure> {
-    let words = ["bench-client", "connect", "--target", target, "--drain", "10s"];
-    let Subcommand::Connect(mut connect) = Cli::try_parse_from(words).context("the arguments are constants")?.command else {
-        unreachable!("the command is a constant")
-    };
-    connect.common.workers = Some(outline.workers);
-    connect.common.connecting = Some(CONNECTING);
-    connect.common.server_pid = Some(server.id());
-    connect.common.seed = args.seed;
-    connect.common.reactor = args.reactor;
-    let active = args.active.min(args.connections);
-    let wanted = launch::Wanted {
-        connections: args.connections,
-        active,
-        payload_bytes: args.payload.bytes,
-        connect_rate: None,
-        connecting: CONNECTING,
-        receiving: None,
-        returns: true,
-    };
-    let (plan, kind) = launch::plan_for(&connect.common, wanted)?;
-    let route = RouteConfig { peers: Peers::random(1, active, args.seed), depth: args.depth, rate: None, is_durable: false };
+/// Who is loaded with what.
+struct Load<'a> {
+    args: &'a MillionArgs,
+    outline: &'a Outline,
+    server: &'a Server,
+    target: String,
+    signals: &'a Signals,
+}
+
+impl Load<'_> {
+    /// What all scenarios share.
+    fn common(&self) -> anyhow::Result<Common> {
+        let words = ["bench-client", "connect", "--target", &self.target, "--drain", "10s"];
+        let Subcommand::Connect(ConnectArgs { common, .. }) =
+            Cli::try_parse_from(words).context("the arguments are constants")?.command
+        else {
+            unreachable!("the command is a constant")
+        };
+        Ok(Common {
+            duration: self.args.route,
+            workers: Some(self.outline.workers),
+            connecting: Some(CONNECTING),
+            server_pid: Some(self.server.id()),
+            seed: self.args.seed,
+            reactor: self.args.reactor,
+            ..common
+        })
+    }
+
+    /// Those that send to each other.
+    fn active(&self) -> u32 {
+        self.args.active.min(self.args.connections)
+    }
+
+    fn wanted(&self, connections: u32, returns: bool) -> launch::Wanted {
+        launch::Wanted {
+            connections,
+            active: self.active(),
+            payload_bytes: self.args.payload.bytes,
+            connect_rate: None,
+            connecting: CONNECTING,
+            receiving: None,
+            returns,
+        }
+    }
+
+    fn route(&self) -> Arc<RouteConfig> {
+        let peers = Peers::random(1, self.active(), self.args.seed);
+        RouteConfig { peers, depth: self.args.depth, rate: None, is_durable: false }.into()
+    }
+}
+
+/// The same messages on an equal gateway with few idle neighbours: what each costs then.
+fn alone(load: &Load<'_>) -> Result<Report, Failure> {
+    let common = load.common()?;
+    let connections = load.active().max(ALONE).min(load.args.connections);
+    let (plan, kind) = launch::plan_for(&common, load.wanted(connections, false))?;
+    let (route, config) = (load.route(), launch::run_config("route", kind, &common));
+    let route_of = |plan: &Plan, worker: u32| Route::new(Arc::clone(&route), plan, worker);
+    launch::measure(plan, &config, report::Load::default(), &*route, load.signals, route_of)
+}
+
+fn measure(load: &Load<'_>, alone: Report) -> Result<MillionReport, Failure> {
+    let (args, common) = (load.args, load.common()?);
+    let (plan, kind) = launch::plan_for(&common, load.wanted(args.connections, true))?;
     let broadcast = FanoutConfig { groups: 1, publishers: 1, window: 1, rate: None, is_durable: false };
-    let million = MillionConfig { route: route.into(), broadcast: broadcast.into(), jitter_ms: args.jitter_ms };
+    let million = MillionConfig { route: load.route(), broadcast: broadcast.into(), jitter_ms: args.jitter_ms };
     let nothing = Owed::default();
     let leg = |duration, deliveries_per_message| Leg {
         duration,
@@ -160,9 +211,9 @@ fn measure(
     let config = RunConfig {
         leg: leg(args.hold, 0),
         later: vec![leg(args.route, 1), storm, leg(args.broadcast, args.connections.into())],
-        ..launch::run_config("million", kind, &connect.common)
+        ..launch::run_config("million", kind, &common)
     };
-    let mut finished = run::run(plan.clone(), &config, signals, |plan, worker| Million::new(&million, plan, worker))?;
+    let mut finished = run::run(plan.clone(), &config, load.signals, |plan, worker| Million::new(&million, plan, worker))?;
     let settled = million.settle(&plan, std::mem::take(&mut finished.ledgers));
-    Ok(MillionReport::new((&plan, &config), outline.shards, args.jitter_ms, &finished, &settled))
+    Ok(MillionReport::new((&plan, &config), (load.outline.shards, args.jitter_ms), &alone, &finished, &settled))
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{Cause, Host, causes, per, told};
+use super::{Cause, Host, Report, causes, per, told};
 use crate::{
     measure::Percentiles,
     plan::Plan,
@@ -47,6 +47,8 @@ pub(crate) struct MillionReport {
     route: Option<Messages>,
     storm: Option<Return>,
     broadcast: Option<Messages>,
+    alone: Alone,
+    route_cpu_ratio: Option<f64>,
     payload_bytes: usize,
     active: u32,
     seed: u64,
@@ -103,11 +105,20 @@ struct Return {
     server_cpu_ns_per_connection: Option<f64>,
 }
 
+/// What `route` is held against.
+#[derive(Clone, Debug, Serialize)]
+struct Alone {
+    connections: u32,
+    received: u64,
+    rate_per_s: f64,
+    server_cpu_ns_per_message: Option<f64>,
+}
+
 impl MillionReport {
     pub(crate) fn new(
         (plan, config): (&Plan, &RunConfig),
-        shards: u32,
-        jitter_ms: u32,
+        (shards, jitter_ms): (u32, u32),
+        alone: &Report,
         finished: &Finished,
         settled: &Settled,
     ) -> MillionReport {
@@ -172,11 +183,20 @@ impl MillionReport {
                 }
             }),
             broadcast: messages(3),
+            alone: Alone {
+                connections: alone.connections,
+                received: alone.received,
+                rate_per_s: alone.rate_per_s,
+                server_cpu_ns_per_message: alone.server.and_then(|server| server.cpu_ns_per_message),
+            },
+            route_cpu_ratio: None,
             payload_bytes: plan.payload_bytes,
             active: plan.active,
             seed: plan.seed,
             host: Host::here(config.kind),
         };
+        let routed = report.route.as_ref().and_then(|route| route.server_cpu_ns_per_message);
+        report.route_cpu_ratio = routed.zip(report.alone.server_cpu_ns_per_message).map(|(among, alone)| among / alone);
         report.judge(tally.dropped);
         report
     }
@@ -272,6 +292,16 @@ impl MillionReport {
                 let [p50, p99, p999, last] = [p.p50, p.p99, p.p999, p.max].map(micros);
                 row("", format!("p50 {p50}, p99 {p99}, p99.9 {p999}, the last {last}"));
             }
+        }
+        if let Some(ratio) = self.route_cpu_ratio {
+            let words = format!(
+                "{} per second, {} ns each with {} clients in all; with {} it is {ratio:.2} times that",
+                grouped(self.alone.rate_per_s as u64),
+                ns(self.alone.server_cpu_ns_per_message),
+                grouped(self.alone.connections.into()),
+                grouped(self.connections.into())
+            );
+            row("the same", words);
         }
         if let Some(storm) = &self.storm {
             let back = storm.back_us.map_or_else(String::new, |back| {
