@@ -24,9 +24,10 @@ use crate::{
     control::{self, Ended, Order, Stats},
     ids::ShardId,
     limits::{
-        DESCRIPTORS_PER_SHARD, GLOMMIO_DESCRIPTORS_PER_SHARD, INBOUND_BYTES_PER_SHARD, LISTEN_RETRY_MS, RECEIVE_BUFFER_BYTES,
-        RECEIVE_BUFFERS, RECEIVE_BUFFERS_PER_SHARD_MAX, RECEIVE_BUFFERS_PER_SHARD_MIN, RING_BATCHES_MAX, RING_BATCHES_MIN,
-        SLOTS_PER_SHARD_MAX, SPARE_DESCRIPTORS, SPARE_SLOTS_MIN, SPARE_SLOTS_SHARE, STORE_DESCRIPTORS,
+        DESCRIPTORS_PER_SHARD, GLOMMIO_DESCRIPTORS_PER_SHARD, HEARTBEATS_PER_SECOND_PER_CORE, INBOUND_BYTES_PER_SHARD,
+        LISTEN_RETRY_MS, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, RECEIVE_BUFFERS_PER_SHARD_MAX, RECEIVE_BUFFERS_PER_SHARD_MIN,
+        RING_BATCHES_MAX, RING_BATCHES_MIN, SLOTS_PER_SHARD_MAX, SPARE_DESCRIPTORS, SPARE_SLOTS_MIN, SPARE_SLOTS_SHARE,
+        STORE_DESCRIPTORS,
     },
     mesh::{Port, mesh},
     reactor::{self, Clock, Envelope, Kind, Peers, Setup, socket},
@@ -77,7 +78,7 @@ pub fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let peers = Peers::new(shards);
     let stats: Vec<Stats> = (0..shards).map(|_| Stats::default()).collect();
     let seats = ports.into_iter().zip(listeners).zip(&stats).enumerate().map(|(index, ((port, listener), stats))| {
-        let settings = settings(&config, port.id(), shards, slots, hash_key, &rules);
+        let settings = settings(&config, port.id(), (cores.len(), shards), slots, hash_key, &rules);
         let receive_buffers =
             (RECEIVE_BUFFERS / u32::from(shards)).clamp(RECEIVE_BUFFERS_PER_SHARD_MIN, RECEIVE_BUFFERS_PER_SHARD_MAX);
         Seat {
@@ -337,7 +338,15 @@ fn rules(config: &Config) -> anyhow::Result<Rules> {
     })
 }
 
-fn settings(config: &Config, id: ShardId, shards: u16, slots: u32, hash_key: (u64, u64), rules: &Arc<Rules>) -> Settings {
+fn settings(
+    config: &Config,
+    id: ShardId,
+    (cores, shards): (usize, u16),
+    slots: u32,
+    hash_key: (u64, u64),
+    rules: &Arc<Rules>,
+) -> Settings {
+    let heartbeats_per_second = (HEARTBEATS_PER_SECOND_PER_CORE * cores as u32 / u32::from(shards)).max(1);
     let or_unlimited = |bytes: u64| if bytes == 0 { usize::MAX / 4 } else { bytes as usize };
     Settings {
         id,
@@ -363,6 +372,7 @@ fn settings(config: &Config, id: ShardId, shards: u16, slots: u32, hash_key: (u6
                 limit => limit,
             },
             watchers_per_client: config.limits.watchers_per_client,
+            heartbeats_per_second,
         },
         timeouts: Timeouts {
             login_ms: config.timeouts.login_ms,

@@ -55,6 +55,8 @@ pub const HEARTBEAT_INTERVAL_MS_MIN: u32 = 100;
 pub const HEARTBEAT_INTERVAL_MS_DEFAULT: u32 = 30_000;
 pub const HEARTBEAT_INTERVAL_MIN_MS_DEFAULT: u32 = 10_000;
 pub const HEARTBEAT_INTERVAL_MAX_MS_DEFAULT: u32 = 120_000;
+/// Heartbeats a second that all connections of a core together are asked for: with more connections, each is asked less often.
+pub const HEARTBEATS_PER_SECOND_PER_CORE: u32 = 2_000;
 /// The default of `limits.connections_per_address`.
 pub const CONNECTIONS_PER_ADDRESS_DEFAULT: u32 = 10_000;
 /// The default of `limits.logins_per_second_per_shard`.

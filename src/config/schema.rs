@@ -206,11 +206,11 @@ settings! {
 settings! {
     /// How the gateway learns that a client is gone.
     Heartbeat as "heartbeat." at |config| config.heartbeat => {
-        /// The heartbeat interval that a new connection is told, in milliseconds.
+        /// The heartbeat interval that a new connection is told, in milliseconds; of very many connections, a longer one.
         interval_ms: u32 = HEARTBEAT_INTERVAL_MS_DEFAULT, INTERVAL;
         /// The shortest interval that the gateway asks for, on a good path, in milliseconds.
         interval_min_ms: u32 = HEARTBEAT_INTERVAL_MIN_MS_DEFAULT, INTERVAL;
-        /// The longest interval that the gateway asks for, on a slow or lossy path, in milliseconds.
+        /// The longest interval that the gateway asks for, on a slow or lossy path or of very many connections, in milliseconds.
         interval_max_ms: u32 = HEARTBEAT_INTERVAL_MAX_MS_DEFAULT, INTERVAL;
         /// After this many silent intervals the gateway probes the client.
         missed_max: u32 = 3, Bounds { min: 1, max: 100, zero: None, why: "one lost packet must not close a connection, and a dead one must not stay" };

@@ -76,6 +76,12 @@ impl Heartbeat {
         self.interval_ms
     }
 
+    /// Asks for no shorter interval than this, as far as the rules allow. Returns the interval to announce.
+    pub fn spare(&mut self, least_ms: u32, rules: &HeartbeatRules) -> u32 {
+        self.interval_ms = self.interval_ms.max(least_ms.min(rules.interval_max_ms));
+        self.interval_ms
+    }
+
     /// Silence for this long brings a probe, in milliseconds.
     pub fn silence_max_ms(&self, rules: &HeartbeatRules) -> u32 {
         self.interval_ms.saturating_mul(rules.missed_max)

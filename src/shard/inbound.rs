@@ -287,10 +287,7 @@ impl Shard {
         match action {
             Action::Nothing => {}
             Action::Unknown => self.stats.frames_unknown.add(1),
-            Action::Pong(pong) => {
-                self.answer(conn, &Frame::Pong(pong));
-                self.bring_forward_silence(conn);
-            }
+            Action::Pong(pong) => self.pong(conn, pong),
             Action::Send { target, send } => self.route(conn, target, &send),
             Action::Append { target, send } => self.append_message(conn, target, &send),
             Action::Received(received) => self.receive(conn, &received),

@@ -256,7 +256,26 @@ impl Shard {
     }
 
     /// The interval may have become shorter: silence is looked for in time. Once in an interval, so that traffic stays free of it.
-    pub(super) fn bring_forward_silence(&mut self, conn: ConnId) {
+    /// Answers a PING.
+    pub(super) fn pong(&mut self, conn: ConnId, mut pong: body::Pong) {
+        let least_ms = self.heartbeat_least_ms();
+        let rules = &self.settings.rules.heartbeat;
+        let session = self.connections.get_mut(conn).and_then(|connection| connection.session.as_mut());
+        if let Some(session) = session {
+            pong.heartbeat_interval_ms = session.heartbeat.spare(least_ms, rules);
+        }
+        self.answer(conn, &Frame::Pong(pong));
+        self.bring_forward_silence(conn);
+    }
+
+    /// The shortest interval between heartbeats that so many connections can be asked for, however good their paths: together they
+    /// would keep a core busy with nothing else.
+    pub(super) fn heartbeat_least_ms(&self) -> u32 {
+        let per_second = u64::from(self.settings.limits.heartbeats_per_second);
+        u32::try_from(u64::from(self.connections.count()) * 1_000 / per_second).unwrap_or(u32::MAX)
+    }
+
+    fn bring_forward_silence(&mut self, conn: ConnId) {
         if let Some(session) = self.connections.get(conn).and_then(|connection| connection.session.as_ref()) {
             let silence_ms = session.heartbeat.silence_max_ms(&self.settings.rules.heartbeat);
             self.set_timer(conn.slot, silence_ms);

@@ -98,7 +98,8 @@ impl Shard {
     }
 
     fn activate(&mut self, conn: ConnId, identity: Identity, epoch: u64) {
-        let session = Session::new(&self.settings.rules, self.now);
+        let mut session = Session::new(&self.settings.rules, self.now);
+        session.heartbeat.spare(self.heartbeat_least_ms(), &self.settings.rules.heartbeat);
         let (window, cursor, form) = (identity.window, identity.cursor, identity.form);
         let silence_ms = session.heartbeat.silence_max_ms(&self.settings.rules.heartbeat);
         let login_ok = body::LoginOk {

@@ -88,6 +88,8 @@ pub struct Limits {
     pub watches_per_shard: u64,
     /// Connections, of all shards, that watch one client.
     pub watchers_per_client: u32,
+    /// Of all connections together; each is asked less often when they are many.
+    pub heartbeats_per_second: u32,
 }
 
 /// Deadlines, in milliseconds.

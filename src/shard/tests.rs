@@ -95,6 +95,7 @@ pub(super) fn settings() -> Settings {
             watches_per_connection: 10,
             watches_per_shard: 1_000,
             watchers_per_client: 10,
+            heartbeats_per_second: 1_000,
         },
         timeouts: Timeouts { login_ms: 5_000, frame_ms: 30_000, write_ms: 10_000, linger_ms: 2_000, settle_ms: 2_000 },
         goaway: GoawayRules { delay_min_ms: 0, delay_max_ms: 1_000, alternatives: Vec::new() },

@@ -80,9 +80,12 @@ impl Plan {
             watches_per_connection: 256,
             watches_per_shard: 1_000_000,
             watchers_per_client: 1_000,
+            heartbeats_per_second: 1,
             groups_per_connection: if rng.chance(30) { 2 } else { 256 },
         };
         let interval_ms = rng.range(1_000, 3_000) as u32;
+        // Not drawn, so that earlier seeds stay what they are.
+        let limits = Limits { heartbeats_per_second: 1 + interval_ms % 8, ..limits };
         Plan {
             shards: rng.range(1, 4) as u16,
             ring: if rng.chance(70) { rng.range(1, 4) as usize } else { 64 },

@@ -73,6 +73,33 @@ fn whoever_talks_is_never_probed() {
 }
 
 #[test]
+fn the_more_connections_there_are_the_less_often_each_is_asked_for_a_heartbeat() {
+    let mut bench = Bench::new(|settings| {
+        (settings.limits.heartbeats_per_second, settings.limits.connections) = (1, 1_000);
+        let rules = &mut Arc::get_mut(&mut settings.rules).expect("nobody else has it").heartbeat;
+        (rules.interval_min_ms, rules.interval_max_ms) = (10_000, 60_000);
+    });
+    let good = Frame::Ping(body::Ping { rtt_us: 1_000, ..body::Ping::default() });
+    let mut interval = |others: usize| {
+        let all: Vec<ConnId> = (0..=others).map(|number| bench.login(&format!("c{others}-{number}"))).collect();
+        for _ in 0..20 {
+            bench.advance(1_000);
+            assert_eq!(bench.ask(all[0], &good), [Seen::Frame("PONG")]);
+        }
+        let session = bench.shard.connections.get(all[0]).and_then(|connection| connection.session.as_ref());
+        session.expect("it is there").heartbeat.interval_ms
+    };
+    assert_eq!(interval(0), 10_000, "the shortest, on a good path");
+    // With the one from before.
+    assert_eq!(interval(17), 19_000, "as many seconds as connections");
+    assert_eq!(interval(30), 50_000);
+    assert_eq!(interval(100), 60_000, "no longer than the rules allow");
+    let conn = bench.login("late");
+    let session = bench.shard.connections.get(conn).and_then(|connection| connection.session.as_ref());
+    assert_eq!(session.expect("it is there").heartbeat.interval_ms, 60_000, "a new one is told so, too");
+}
+
+#[test]
 fn a_chunk_that_does_not_leave_while_more_waits_ends_the_connection() {
     let mut bench = Bench::new(|_| {});
     let (alice, bob) = (bench.login("alice"), bench.login("bob"));

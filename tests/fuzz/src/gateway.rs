@@ -390,6 +390,7 @@ fn settings(id: u16, shards: u16, limited: &Limited) -> Settings {
             watches_per_connection: 8,
             watches_per_shard: 1_000,
             watchers_per_client: 4,
+            heartbeats_per_second: 1,
         },
         timeouts: Timeouts { login_ms: 5_000, frame_ms: 30_000, write_ms: 10_000, linger_ms: 2_000, settle_ms: 2_000 },
         goaway: GoawayRules { delay_min_ms: 0, delay_max_ms: 1_000, alternatives: Vec::new() },
