@@ -43,6 +43,17 @@ impl Phase {
     }
 }
 
+/// The PING that a silent connection gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Something was heard since the last one.
+    None,
+    /// In the queue, behind what the peer has not taken yet.
+    Queued,
+    /// It has left.
+    Out,
+}
+
 /// What few connections have. Null while idle.
 #[derive(Debug, Default)]
 pub struct Extra {
@@ -71,8 +82,7 @@ pub struct Connection {
     pub class: u8,
     /// How frames may be sent to it.
     pub form: Form,
-    /// A probe is out, and nothing was heard since.
-    pub probed: bool,
+    pub probe: Probe,
     /// GOAWAY was sent.
     pub going: bool,
     /// The shard's list of slow connections holds this one.
@@ -109,7 +119,7 @@ impl Connection {
             phase: Phase::Vacant,
             class: 0,
             form: Form::default(),
-            probed: false,
+            probe: Probe::None,
             going: false,
             watched: false,
             unfinished: false,

@@ -1,7 +1,10 @@
 //! From received bytes to what they ask for.
 #![forbid(unsafe_code)]
 
-use super::{Shard, connections::Phase};
+use super::{
+    Shard,
+    connections::{Phase, Probe},
+};
 use crate::{
     ids::ConnId,
     limits::{HELD_BYTES_MAX, LOGIN_BODY_BYTES_MAX},
@@ -51,7 +54,7 @@ impl Shard {
         let now_ms = self.now_ms();
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let silent_ms = now_ms.wrapping_sub(std::mem::replace(&mut connection.heard_ms, now_ms));
-        connection.probed = false;
+        connection.probe = Probe::None;
         if let Some(session) = &mut connection.session {
             session.heartbeat.heard_after(silent_ms);
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{
     Arrival, Message, Shard,
-    connections::{NONE, Phase},
+    connections::{NONE, Phase, Probe},
     drain::stopping,
     inbound::Flow,
 };
@@ -255,7 +255,6 @@ impl Shard {
         }
     }
 
-    /// The interval may have become shorter: silence is looked for in time. Once in an interval, so that traffic stays free of it.
     /// Answers a PING.
     pub(super) fn pong(&mut self, conn: ConnId, mut pong: body::Pong) {
         let least_ms = self.heartbeat_least_ms();
@@ -275,6 +274,7 @@ impl Shard {
         u32::try_from(u64::from(self.connections.count()) * 1_000 / per_second).unwrap_or(u32::MAX)
     }
 
+    /// The interval may have become shorter: silence is looked for in time. Once in an interval, so that traffic stays free of it.
     fn bring_forward_silence(&mut self, conn: ConnId) {
         if let Some(session) = self.connections.get(conn).and_then(|connection| connection.session.as_ref()) {
             let silence_ms = session.heartbeat.silence_max_ms(&self.settings.rules.heartbeat);
@@ -296,15 +296,28 @@ impl Shard {
         let silence_max_ms = session.heartbeat.silence_max_ms(&rules);
         if silent_ms < silence_max_ms {
             self.set_timer(conn.slot, silence_max_ms - silent_ms);
-        } else if !connection.probed {
-            connection.probed = true;
-            self.stats.probes.add(1);
-            self.set_timer(conn.slot, rules.probe_timeout_ms);
-            self.answer(conn, &Frame::Ping(body::Ping { sent_us: self.now.0, rtt_us: 0 }));
-        } else {
-            let message = format!("nothing was heard for {silent_ms} ms, and a probe went unanswered");
-            self.refuse(conn, Refusal::closing(ErrorCode::IdleTimeout, message));
+            return;
         }
+        match connection.probe {
+            Probe::None => {
+                connection.probe = Probe::Queued;
+                self.stats.probes.add(1);
+                self.set_timer(conn.slot, rules.probe_timeout_ms);
+                self.answer(conn, &Frame::Ping(body::Ping { sent_us: self.now.0, rtt_us: 0 }));
+            }
+            // Whoever takes what is before it is not gone; that it does is what the write deadline is for.
+            Probe::Queued if connection.outbound != NONE => self.set_timer(conn.slot, rules.probe_timeout_ms),
+            Probe::Queued | Probe::Out => {
+                let message = format!("nothing was heard for {silent_ms} ms, and a probe went unanswered");
+                self.refuse(conn, Refusal::closing(ErrorCode::IdleTimeout, message));
+            }
+        }
+    }
+
+    /// A probe has left: from now on it may be answered.
+    pub(super) fn probe_left(&mut self, conn: ConnId) {
+        self.connections.at_mut(conn.slot).probe = Probe::Out;
+        self.set_timer(conn.slot, self.settings.rules.heartbeat.probe_timeout_ms);
     }
 }
 

@@ -10,7 +10,7 @@
 
 use super::{
     Shard,
-    connections::{NONE, Phase},
+    connections::{NONE, Phase, Probe},
     outbound::{Departure, Framed, Outbound, Pressure},
 };
 use crate::{
@@ -200,7 +200,11 @@ impl Shard {
         }
         connection.outbound = NONE;
         let flushing = connection.phase == Phase::Flushing;
+        let probed = connection.probe == Probe::Queued && connection.phase == Phase::Active;
         self.outbounds.remove(index).retire(&mut self.pool);
+        if probed {
+            self.probe_left(conn);
+        }
         if flushing {
             self.finish(conn);
         } else if has_device {

@@ -68,6 +68,8 @@ pub struct Totals {
     pub pushes: u64,
     pub dropped: u64,
     pub dropped_mesh: u64,
+    /// Who reads slowly is soon too slow.
+    pub has_small_budget: bool,
 }
 
 impl Model {
@@ -109,7 +111,9 @@ impl Model {
                 possible += 1;
                 unread += u64::from(!has && !peer.read_all);
                 lossy |= !peer.read_all;
-                if processed && !sent.refused && must_get(sent, peer, written_at, bound) {
+                // Who did not read to the end may have been ended as too slow, and never knew.
+                let may_be_ended = totals.has_small_budget && !peer.read_all;
+                if processed && !sent.refused && !may_be_ended && must_get(sent, peer, written_at, bound) {
                     sure += 1;
                     lost += u64::from(!has && peer.read_all);
                 }

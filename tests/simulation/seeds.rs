@@ -10,6 +10,8 @@ pub const SEEDS: &[u64] = &[
     5,    // LOGIN_TIMEOUT at once, on a shard that had slept for longer than one turn of the wheel
     6,    // SEND_OK behind KICKED
     6489, // a client that left did not read all before the deadline, and the model took that for a fault
+    9473, // IDLE_TIMEOUT while the probe was still in the queue, behind what the client read slowly
+    9489, // a client that read slowly had been ended for it, and the model expected it to be reached
     33,   // TOO_MANY_CONNECTIONS for a client that sent while it moved home
 ];
 

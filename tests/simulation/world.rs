@@ -130,6 +130,7 @@ impl World {
             pushes: sum(|stats| stats.pushes.get()),
             dropped: sum(|stats| stats.dropped_connection_full.get() + stats.dropped_shard_full.get()),
             dropped_mesh: sum(|stats| stats.dropped_mesh_full.get()),
+            has_small_budget: self.plan.has_small_budget(),
         }
     }
 

@@ -62,6 +62,27 @@ fn who_answers_the_probe_stays_each_time() {
 }
 
 #[test]
+fn a_probe_is_out_when_what_was_before_it_is() {
+    let mut bench = Bench::new(|_| {});
+    let (alice, bob) = (bench.login("alice"), bench.login("bob"));
+    bench.advance(85_000);
+    bench.deafen(bob);
+    for id in 0..2 {
+        bench.send(alice, "user/bob", id, b"hello");
+    }
+    bench.advance(5_000 + LATE_MS);
+    assert_eq!(bench.stats.probes.get(), 1);
+    bench.advance(4_000);
+    assert_eq!(bench.take(bob), [], "it reads slowly");
+    bench.undeafen(bob);
+    assert_eq!(bench.take(bob), [Seen::Push(0), Seen::Push(1), Seen::Frame("PING")]);
+    bench.advance(9_999 - LATE_MS);
+    assert_eq!(bench.take(bob), []);
+    bench.advance(1 + 2 * LATE_MS);
+    assert_eq!(bench.take(bob), [Seen::Closing(ErrorCode::IdleTimeout), Seen::Finished]);
+}
+
+#[test]
 fn whoever_talks_is_never_probed() {
     let mut bench = Bench::new(|_| {});
     let conn = bench.login("alice");
