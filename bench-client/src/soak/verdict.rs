@@ -125,10 +125,8 @@ impl SoakReport {
         match self.quarters(|cycle| cycle.p99_us.map(|us| us as f64)) {
             Some((before, after)) if after > before * DRIFT_MAX + DRIFT_US_MAX => {
                 let words = format!("the p99 drifted from {} to {}", micros(before as u64), micros(after as u64));
-                let (second, last) = self.two_quarters();
-                let late = |cycles: &[Cycle]| cycles.iter().filter(|cycle| cycle.was_late).count();
-                if late(last) > late(second) {
-                    self.invalid_reasons.push(format!("{words}, but this machine was busier then"));
+                if self.two_quarters().1.iter().any(|cycle| cycle.was_late) {
+                    self.invalid_reasons.push(format!("{words}, but this machine was too busy then to say whose fault that is"));
                 } else {
                     self.failures.push(words);
                 }
@@ -231,11 +229,6 @@ mod tests {
         drifting.cycles[19].was_late = true;
         drifting.judge();
         assert_eq!(drifting.exit_code(), 2, "{:?}", drifting.failures);
-        // One that always was is not.
-        drifting.invalid_reasons.clear();
-        drifting.cycles[5].was_late = true;
-        drifting.judge();
-        assert_eq!(drifting.exit_code(), 1, "{:?}", drifting.invalid_reasons);
     }
 
     #[test]
