@@ -23,8 +23,8 @@ const GLOMMIO_BYTES: u64 = 1_024;
 const USER_BYTES: u64 = 1_024;
 /// What must be free beyond that: for the run's own books, and for everything else on the machine.
 const SPARE_BYTES: u64 = 1 << 30;
-/// Connections that two cores, shared by both ends, bring up in a second on a busy day.
-const CONNECTS_PER_SECOND: u64 = 15_000;
+/// Connections that two cores, shared by both ends, bring up in a second when there are a million; fewer come faster.
+const CONNECTS_PER_SECOND: u64 = 10_000;
 /// Workers of the load, at most: the mesh between them has a port for the main thread, too.
 const WORKERS_MAX: u32 = 250;
 
