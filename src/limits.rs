@@ -253,6 +253,8 @@ pub const STORE_BATCHES_PER_TURN: usize = RING_BATCHES_MAX;
 pub const STORE_PEAK_MS: u64 = 60_000;
 /// Reading for shards is interrupted after so long, in microseconds: what was written goes before.
 pub const STORE_READ_STEP_US: u64 = 2_000;
+/// A turn of the store that takes so long is told in the log, in microseconds.
+pub const STORE_SLOW_TURN_US: u64 = 1_000_000;
 /// The store looks so often for what retention is done with, in milliseconds; between two looks it works in bounded steps.
 pub const STORE_EXPIRE_INTERVAL_MS: u64 = 1_000;
 /// Between two such steps while there are requests, in milliseconds.

@@ -20,7 +20,7 @@ use crate::{
     ids::ShardId,
     limits::{
         STORE_BATCHES_PER_TURN, STORE_EXPIRE_INTERVAL_MS, STORE_EXPIRE_STEP_MS, STORE_HOLD_MS_MAX, STORE_LOOK_MS, STORE_PEAK_MS,
-        STORE_READ_STEP_US,
+        STORE_READ_STEP_US, STORE_SLOW_TURN_US,
     },
     mesh::Port,
     stats::StoreStats,
@@ -72,6 +72,8 @@ struct Desk {
     written: Vec<(ShardId, Box<Batch>)>,
     /// Since when it is not.
     behind_since: Option<Instant>,
+    /// That lasts for too long.
+    refuses: bool,
     /// Answered in this order, the first one perhaps in part. Bounded, because shards bound what they have under way.
     reads: VecDeque<(ShardId, Box<Batch>)>,
 }
@@ -113,6 +115,12 @@ pub fn run<T>(mut port: Port<T>, log: impl Log, travel: Travel<T>, stats: &Arc<S
             stats.turns.add(1);
             stats.turn_micros.add(micros);
             peak.note(begun.elapsed(), micros);
+            if micros >= STORE_SLOW_TURN_US {
+                log::warn!(
+                    "store: nobody was answered for {} ms: the disk is slow, or busy with something else; senders wait, nothing is lost",
+                    micros / 1_000
+                );
+            }
         }
         stats.turn_micros_max.set(peak.largest(begun.elapsed()));
         if Instant::now() >= expire_at {
@@ -141,6 +149,9 @@ impl Desk {
             return;
         }
         if service.log().is_ready() {
+            if std::mem::take(&mut self.refuses) {
+                log::info!("store: the database has caught up with its tables");
+            }
             self.behind_since = None;
             service.write(wall_ms(), self.writes.iter_mut().map(|(_, batch)| &mut **batch));
             self.written.append(&mut self.writes);
@@ -148,6 +159,11 @@ impl Desk {
         }
         let since = *self.behind_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= Duration::from_millis(STORE_HOLD_MS_MAX) {
+            if !std::mem::replace(&mut self.refuses, true) {
+                log::warn!(
+                    "store: the database is behind with its tables: durable messages are refused with OVERLOADED until it has caught up"
+                );
+            }
             for (_, batch) in &mut self.writes {
                 stats.writes_refused.add(batch.requests.len() as u64);
                 batch.fail(&Failure::Behind);

@@ -76,7 +76,7 @@ fn send(log: &mut Disk, id: u64) -> Result<Outcome, Failure> {
 #[test]
 fn a_log_that_broke_off_opens_again_below_the_reserve_and_expires() {
     let folder = folder();
-    let Some(mounted) = Small::mount(folder.path(), "40m") else {
+    let Some(mounted) = Small::mount(folder.path(), "64m") else {
         println!("not tested: mounting a file system is not permitted here");
         return;
     };
@@ -85,18 +85,20 @@ fn a_log_that_broke_off_opens_again_below_the_reserve_and_expires() {
     let retention = Retention { age_ms: 60_000, ..RETENTION };
     let options = Options {
         reserve_bytes: 60 << 20,
+        memtable_bytes: 4 << 20,
         free_bytes: Box::new(move |_| Ok(told.load(Ordering::Relaxed))),
         ..options(retention)
     };
     let mut log = Disk::open(&mounted.path().join("data"), options).unwrap().0;
     let ballast = mounted.path().join("ballast");
-    fs::write(&ballast, vec![1; 8 << 20]).unwrap();
+    // More than all that may be in memory only: that is written when it opens.
+    fs::write(&ballast, vec![1; 24 << 20]).unwrap();
     let accepted = (1..).map_while(|id| send(&mut log, id).ok()).take(10_000).count() as u64;
     assert!((100..10_000).contains(&accepted), "{accepted} were accepted");
     assert!(log.expire(NOW_MS).is_err(), "it broke off");
     fs::remove_file(&ballast).unwrap();
-    free.store(8 << 20, Ordering::Relaxed);
-    let deadline = Instant::now() + Duration::from_secs(20);
+    free.store(24 << 20, Ordering::Relaxed);
+    let deadline = Instant::now() + Duration::from_secs(60);
     let later_ms = NOW_MS + 100_000;
     while log.expire(later_ms) != Ok(false) || !log.bounds("user/a").is_ok_and(|bounds| bounds.first > accepted) {
         assert!(Instant::now() < deadline, "it does not open: {:?}", log.bounds("user/a"));
