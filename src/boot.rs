@@ -338,6 +338,12 @@ fn rules(config: &Config) -> anyhow::Result<Rules> {
     })
 }
 
+/// A shard has one core at most, and with more shards than cores only a part of one.
+fn heartbeats_per_shard(cores: usize, shards: u16) -> u32 {
+    let cores = cores.min(usize::from(shards)) as u32;
+    (HEARTBEATS_PER_SECOND_PER_CORE * cores / u32::from(shards)).max(1)
+}
+
 fn settings(
     config: &Config,
     id: ShardId,
@@ -346,7 +352,6 @@ fn settings(
     hash_key: (u64, u64),
     rules: &Arc<Rules>,
 ) -> Settings {
-    let heartbeats_per_second = (HEARTBEATS_PER_SECOND_PER_CORE * cores as u32 / u32::from(shards)).max(1);
     let or_unlimited = |bytes: u64| if bytes == 0 { usize::MAX / 4 } else { bytes as usize };
     Settings {
         id,
@@ -372,7 +377,7 @@ fn settings(
                 limit => limit,
             },
             watchers_per_client: config.limits.watchers_per_client,
-            heartbeats_per_second,
+            heartbeats_per_second: heartbeats_per_shard(cores, shards),
         },
         timeouts: Timeouts {
             login_ms: config.timeouts.login_ms,
@@ -436,4 +441,17 @@ fn random_key() -> anyhow::Result<(u64, u64)> {
     File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("cannot read /dev/urandom")?;
     let number = u128::from_ne_bytes(bytes);
     Ok((number as u64, (number >> 64) as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heartbeats_are_budgeted_by_the_core() {
+        assert_eq!((heartbeats_per_shard(2, 2), heartbeats_per_shard(64, 64)), (2_000, 2_000));
+        assert_eq!(heartbeats_per_shard(8, 1), 2_000, "one shard has one core, however many there are");
+        assert_eq!(heartbeats_per_shard(2, 54), 74, "they share the cores");
+        assert_eq!(heartbeats_per_shard(1, u16::MAX), 1);
+    }
 }

@@ -139,10 +139,7 @@ fn a_channel_that_begins_anew_adds_up() {
 #[test]
 fn a_log_that_filled_its_disk_goes_on_when_that_is_over() {
     let folder = folder();
-    let Some(mounted) = Small::mount(folder.path(), "320m") else {
-        println!("not tested: mounting a file system is not permitted here");
-        return;
-    };
+    let Some(mounted) = Small::mount(folder.path(), "320m") else { return };
     let dir = mounted.path().join("data");
     // Journals take up to 128 MB, and stay.
     let reserve_bytes = 60 << 20;
