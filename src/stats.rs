@@ -97,6 +97,7 @@ numbers! {
         Counter accept_pauses: "Pauses in accepting, because descriptors, memory or slots ran out.";
         Counter accepts_dropped: "Connections that the kernel accepted for a full table, and dropped.";
         Counter receives_parked: "Receives that found no buffer and waited for one.";
+        Counter receives_idled: "Receives that were ended because nothing came for a while: a poll waits in their place.";
         Counter completions_overflowed: "Times that the kernel had to keep completions aside.";
     }
 }

@@ -23,11 +23,11 @@ mod time_and_mesh;
 #[path = "reactor_contract/transfer.rs"]
 mod transfer;
 
-/// A module with one test for each case, on one driver.
+/// A module with one test for each case, on one driver of `rig`.
 macro_rules! contract {
-    ($kind:ident as $module:ident) => {
+    ($driver:ident as $module:ident) => {
         mod $module {
-            contract! { @cases $kind
+            contract! { @cases $driver
                 transfer: echoes_whole, echoes_byte_by_byte, echoes_many_small_writes_in_order,
                     sends_a_large_chunk_to_a_slow_reader, sends_one_shared_chunk_to_many, receives_and_sends_behind_a_half_close,
                     holds_bytes_back_while_congested, delivers_held_bytes_when_a_tick_ends_the_congestion,
@@ -46,17 +46,19 @@ macro_rules! contract {
             }
         }
     };
-    (@cases $kind:ident $($file:ident: $($case:ident),+;)+) => {
+    (@cases $driver:ident $($file:ident: $($case:ident),+;)+) => {
         $($(
             #[test]
             fn $case() {
-                crate::$file::$case(weir::reactor::Kind::$kind);
+                crate::$file::$case(crate::rig::$driver);
             }
         )+)+
     };
 }
 
-contract!(Epoll as epoll);
+contract!(EPOLL as epoll);
 #[cfg(feature = "glommio")]
-contract!(Glommio as glommio);
-contract!(Uring as uring);
+contract!(GLOMMIO as glommio);
+contract!(URING as uring);
+contract!(URING_SOON_IDLE as uring_soon_idle);
+contract!(URING_NEVER_IDLE as uring_never_idle);

@@ -213,7 +213,7 @@ pub(super) fn drive<M: Machine>(
     let mut turns = Turns::new(machine, clock, stats);
     loop {
         let wait = turns.begin(port);
-        let waited = backend.submit_and_wait(wait);
+        let waited = backend.submit_and_wait(turns.driver.now, wait);
         if turns.go_on(backend, port, waited)?.is_break() {
             return Ok(());
         }

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     ids::{ConnId, ShardId},
-    io::Chunk,
+    io::{Chunk, Tick},
     limits::{ACCEPTS_PER_TURN, EDGES_PER_TURN, RECEIVE_TURN_BYTES},
 };
 
@@ -217,7 +217,7 @@ impl Epoll {
 }
 
 impl BlockingBackend for Epoll {
-    fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {
+    fn submit_and_wait(&mut self, _now: Tick, wait: Wait) -> io::Result<()> {
         let has_work = self.overlooked || !self.done.is_empty();
         self.edge_count = 0;
         // Ends of operations go to the machine at once; the kernel is asked in the turn behind.
@@ -226,13 +226,8 @@ impl BlockingBackend for Epoll {
             return Ok(());
         }
         let pause = self.listener.as_ref().and_then(Listener::pause_left_us);
-        let wait = match (wait, pause) {
-            _ if has_work => Wait::No,
-            (Wait::Micros(micros), Some(left)) => Wait::Micros(micros.min(left)),
-            (Wait::Forever, Some(left)) => Wait::Micros(left),
-            (Wait::No, _) | (_, None) => wait,
-        };
-        match self.wait(wait) {
+        let wait = if has_work { Wait::No } else { wait };
+        match self.wait(pause.map_or(wait, |left| wait.at_most(left))) {
             Ok(count) => self.edge_count = count,
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),

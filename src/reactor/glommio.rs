@@ -164,14 +164,11 @@ impl Glommio {
             return Ok(());
         }
         let pause = self.acceptor.as_ref().and_then(Acceptor::pause_left_us);
-        match (wait, pause) {
-            _ if has_work || !self.closing.is_empty() => signals::look_at_rings().await,
-            (Wait::No, _) => signals::look_at_rings().await,
-            (Wait::Micros(micros), pause) => {
-                let limit = Duration::from_micros(pause.map_or(micros, |left| left.min(micros)));
-                self.signals.wait(Some(limit)).await;
-            }
-            (Wait::Forever, pause) => self.signals.wait(pause.map(Duration::from_micros)).await,
+        let wait = if has_work || !self.closing.is_empty() { Wait::No } else { wait };
+        match pause.map_or(wait, |left| wait.at_most(left)) {
+            Wait::No => signals::look_at_rings().await,
+            Wait::Micros(micros) => self.signals.wait(Some(Duration::from_micros(micros))).await,
+            Wait::Forever => self.signals.wait(None).await,
         }
         self.done.extend(self.closing.drain(..).map(|conn| Done::Closed { conn }));
         self.bell.check()

@@ -64,6 +64,18 @@ pub(crate) enum Wait {
     Forever,
 }
 
+impl Wait {
+    /// This, but not longer than `limit` microseconds.
+    fn at_most(self, limit: u64) -> Wait {
+        match self {
+            Wait::No => Wait::No,
+            _ if limit == 0 => Wait::No,
+            Wait::Micros(micros) => Wait::Micros(micros.min(limit)),
+            Wait::Forever => Wait::Micros(limit),
+        }
+    }
+}
+
 /// What a backend tells the turn loop.
 #[derive(Debug)]
 pub(crate) enum Event<'a> {
@@ -144,8 +156,8 @@ pub(crate) trait Backend {
 
 /// A driver that waits by a system call of its own. One inside of an executor awaits instead.
 pub(crate) trait BlockingBackend: Backend {
-    /// Hands queued operations to the kernel and waits for events, or for the bell of this reactor's port.
-    fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()>;
+    /// Hands queued operations to the kernel and waits for events, or for the bell of this reactor's port. `now`: when the last turn began.
+    fn submit_and_wait(&mut self, now: Tick, wait: Wait) -> io::Result<()>;
 }
 
 /// Which driver.
@@ -180,6 +192,9 @@ pub struct Setup {
     /// Receive buffers that connections share, and the size of each.
     pub receive_buffers: u16,
     pub receive_buffer_bytes: u32,
+    /// A connection that sends nothing for this long, in milliseconds, is waited for by a poll instead of a receive, where that holds less
+    /// of the kernel's memory (io_uring); 0: never.
+    pub idle_ms: u32,
     /// Where the reactor counts.
     pub stats: Arc<ReactorStats>,
 }

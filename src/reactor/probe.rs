@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     ids::{ConnId, ShardId},
+    io::Tick,
     mesh::Bell,
 };
 
@@ -218,13 +219,14 @@ fn rehearse() -> io::Result<()> {
             peers,
             receive_buffers: 2,
             receive_buffer_bytes: 64,
+            idle_ms: 0,
             stats: Default::default(),
         };
         Uring::new(setup, ShardId(shard), bell.as_fd())
     };
     let mut here = make(Some(listener), 0)?;
     let mut there = make(None, 1)?;
-    here.submit_and_wait(Wait::No)?;
+    here.submit_and_wait(Tick(0), Wait::No)?;
     let mut client = TcpStream::connect_timeout(&addr, REHEARSAL_TIMEOUT)?;
 
     let mut seen = Seen::default();
@@ -239,7 +241,7 @@ fn rehearse() -> io::Result<()> {
 fn turn_until(uring: &mut Uring, seen: &mut Seen, what: &str, done: impl Fn(&Seen) -> bool) -> io::Result<()> {
     let deadline = Instant::now() + REHEARSAL_TIMEOUT;
     loop {
-        uring.submit_and_wait(Wait::Micros(10_000))?;
+        uring.submit_and_wait(Tick(0), Wait::Micros(10_000))?;
         uring.dispatch(16, seen);
         if done(seen) {
             return Ok(());

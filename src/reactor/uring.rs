@@ -6,9 +6,10 @@
 //!
 //! - this file: construction, and which completion goes where
 //! - `ring`: the io_uring itself; `ops`: the operations; `table`: the slots
-//! - `accept`, `receive`, `outgoing` (connect, send), `leave` (move, finish, close): one part of the life each
+//! - `accept`, `receive`, `idle`, `outgoing` (connect, send), `leave` (move, finish, close): one part of the life each
 
 mod accept;
+mod idle;
 mod leave;
 mod ops;
 mod outgoing;
@@ -31,6 +32,7 @@ use io_uring::{cqueue, squeue};
 pub(super) use self::ring::{Ring, build as build_ring};
 use self::{
     accept::Acceptor,
+    idle::Idle,
     ops::Op,
     outgoing::{Outgoing, Sending},
     table::{Flags, Phase, Table},
@@ -38,7 +40,7 @@ use self::{
 use super::{Backend, BlockingBackend, Event, Parcel, Peers, Setup, Sink, Wait, buffers::Buffers};
 use crate::{
     ids::{ConnId, ShardId},
-    io::Chunk,
+    io::{Chunk, Tick},
     stats::ReactorStats,
 };
 
@@ -49,6 +51,7 @@ pub(super) struct Uring {
     table: Table,
     buffers: Buffers,
     acceptor: Acceptor,
+    idle: Idle,
     outgoing: Outgoing,
     sends: slab::Slab<Sending>,
     /// Connections with bytes, or an end behind bytes, that the machine has not taken yet.
@@ -87,7 +90,7 @@ impl Uring {
     /// # Errors
     /// The kernel refuses the ring or the table, and the message says why.
     pub(super) fn new(setup: Setup, shard: ShardId, bell: BorrowedFd<'_>) -> io::Result<Uring> {
-        let Setup { kind: _, slots, listener, peers, receive_buffers, receive_buffer_bytes, stats } = setup;
+        let Setup { kind: _, slots, listener, peers, receive_buffers, receive_buffer_bytes, idle_ms, stats } = setup;
         let buffers = Buffers::new(receive_buffers, receive_buffer_bytes)?;
         let acceptor = Acceptor::new(listener, slots)?;
         let bell = bell.try_clone_to_owned()?;
@@ -100,6 +103,7 @@ impl Uring {
             table: Table::new(slots),
             buffers,
             acceptor,
+            idle: Idle::new(idle_ms),
             outgoing: Outgoing::default(),
             sends: slab::Slab::new(),
             ready: VecDeque::new(),
@@ -179,17 +183,13 @@ impl Uring {
 }
 
 impl BlockingBackend for Uring {
-    fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {
+    fn submit_and_wait(&mut self, now: Tick, wait: Wait) -> io::Result<()> {
         let hurry = self.resume_receiving();
         self.start_connecting();
         let patience = self.keep_accepting();
-        let wait = match (wait, patience) {
-            _ if hurry || !self.owed.is_empty() => Wait::No,
-            (Wait::No, _) => Wait::No,
-            (wait, None) => wait,
-            (Wait::Micros(micros), Some(patience)) => Wait::Micros(micros.min(patience)),
-            (Wait::Forever, Some(patience)) => Wait::Micros(patience),
-        };
+        let look = self.look_for_idle(now);
+        let wait = if hurry || !self.owed.is_empty() { Wait::No } else { wait };
+        let wait = [patience, look].into_iter().flatten().fold(wait, Wait::at_most);
         self.ring.submit_and_wait(wait)
     }
 }

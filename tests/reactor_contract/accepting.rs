@@ -13,12 +13,12 @@ use weir::{io::Output, reactor::Kind};
 
 use crate::{
     probe::{Behaviour, Seen},
-    rig::{A_WHILE, Options, PATIENCE, Rig, connect, pattern, read},
+    rig::{A_WHILE, Driver, Options, PATIENCE, Rig, connect, pattern, read},
     transfer::{ECHO, STAY},
 };
 
-pub(crate) fn receives_step_by_step_until_stay(kind: Kind) {
-    let mut rig = Rig::single(kind, Behaviour::default());
+pub(crate) fn receives_step_by_step_until_stay(driver: Driver) {
+    let mut rig = Rig::single(driver, Behaviour::default());
     let (mut client, conn) = rig.client(0);
     // In pieces: the machine that has not decided gets the next one all the same, and the checker sees that it had its say between.
     for piece in [&b"LO"[..], b"GI", b"N"] {
@@ -44,8 +44,8 @@ pub(crate) fn receives_step_by_step_until_stay(kind: Kind) {
     assert!(got == all, "the bytes differ");
 }
 
-pub(crate) fn pauses_at_a_full_table_and_goes_on(kind: Kind) {
-    let mut rig = Rig::new(kind, Options { slots: [2, 2], behaviour: STAY, ..Options::default() });
+pub(crate) fn pauses_at_a_full_table_and_goes_on(driver: Driver) {
+    let mut rig = Rig::new(driver, Options { slots: [2, 2], behaviour: STAY, ..Options::default() });
     let (_first, first) = rig.client(0);
     let (_second, second) = rig.client(0);
     let mut third = connect(rig.reactors[0].addr);
@@ -62,8 +62,8 @@ pub(crate) fn pauses_at_a_full_table_and_goes_on(kind: Kind) {
     rig.client(0);
 }
 
-pub(crate) fn stops_accepting_and_keeps_connections(kind: Kind) {
-    let mut rig = Rig::single(kind, ECHO);
+pub(crate) fn stops_accepting_and_keeps_connections(driver: Driver) {
+    let mut rig = Rig::single(driver, ECHO);
     let (mut client, _) = rig.client(0);
     rig.ask(0, Output::StopAccepting);
     let deadline = Instant::now() + PATIENCE;
@@ -81,11 +81,11 @@ const CHILD: &str = "WEIR_CONTRACT_CHILD";
 const FREE: usize = 5;
 const ANNOUNCED: &str = "listens on ";
 
-pub(crate) fn pauses_without_descriptors_and_goes_on(kind: Kind) {
+pub(crate) fn pauses_without_descriptors_and_goes_on(driver: Driver) {
     if std::env::var_os(CHILD).is_some() {
-        return serve_with_few_descriptors(kind);
+        return serve_with_few_descriptors(driver);
     }
-    let module = kind.name();
+    let module = driver.name;
     let mut child = Command::new(std::env::current_exe().expect("this program has a path"))
         .args(["--exact", "--nocapture", &format!("{module}::pauses_without_descriptors_and_goes_on")])
         .env(CHILD, "1")
@@ -117,8 +117,8 @@ pub(crate) fn pauses_without_descriptors_and_goes_on(kind: Kind) {
         served
     });
     // Direct descriptors are no descriptors of the process: io_uring serves all at once.
-    assert!(kind == Kind::Uring || !waiting.is_empty(), "the descriptors were enough for all");
-    assert!(kind == Kind::Uring || clients.len() == FREE, "{} of {FREE} descriptors were used", clients.len());
+    assert!(driver.kind == Kind::Uring || !waiting.is_empty(), "the descriptors were enough for all");
+    assert!(driver.kind == Kind::Uring || clients.len() == FREE, "{} of {FREE} descriptors were used", clients.len());
     // Each one that goes makes room for one that waits.
     for mut client in waiting {
         clients.pop();
@@ -130,8 +130,8 @@ pub(crate) fn pauses_without_descriptors_and_goes_on(kind: Kind) {
 }
 
 /// Echoes until its input ends; has [`FREE`] descriptors left.
-fn serve_with_few_descriptors(kind: Kind) {
-    let rig = Rig::single(kind, ECHO);
+fn serve_with_few_descriptors(driver: Driver) {
+    let rig = Rig::single(driver, ECHO);
     // The kernel gives the lowest free number, and the limit is one for numbers.
     let is_free = |number: &u64| std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_err();
     let limit = (0..).filter(is_free).nth(FREE).expect("there are numbers enough");

@@ -5,11 +5,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, TcpListener},
 };
 
-use weir::{io::Output, reactor::Kind};
+use weir::io::Output;
 
 use crate::{
     probe::Seen,
-    rig::{Options, Rig, read},
+    rig::{Driver, Options, Rig, read},
     transfer::STAY,
 };
 
@@ -20,8 +20,8 @@ fn failure(rig: &mut Rig, expected: u32) -> i32 {
     })
 }
 
-pub(crate) fn connects(kind: Kind) {
-    let mut rig = Rig::single(kind, STAY);
+pub(crate) fn connects(driver: Driver) {
+    let mut rig = Rig::single(driver, STAY);
     let server = TcpListener::bind("127.0.0.1:0").expect("listens");
     let to = server.local_addr().expect("is bound");
     rig.ask(0, Output::Connect { token: 77, from: None, to });
@@ -37,8 +37,8 @@ pub(crate) fn connects(kind: Kind) {
     assert_eq!(rig.reactors[0].received(conn, 7), b"welcome");
 }
 
-pub(crate) fn connects_from_a_given_address(kind: Kind) {
-    let mut rig = Rig::new(kind, Options { reactors: 2, behaviour: STAY, ..Options::default() });
+pub(crate) fn connects_from_a_given_address(driver: Driver) {
+    let mut rig = Rig::new(driver, Options { reactors: 2, behaviour: STAY, ..Options::default() });
     let from = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 7));
     let to = rig.reactors[1].addr;
     rig.ask(0, Output::Connect { token: 1, from: Some(from), to });
@@ -49,24 +49,24 @@ pub(crate) fn connects_from_a_given_address(kind: Kind) {
     assert_eq!(seen, from);
 }
 
-pub(crate) fn reports_a_refused_connect(kind: Kind) {
-    let mut rig = Rig::single(kind, STAY);
+pub(crate) fn reports_a_refused_connect(driver: Driver) {
+    let mut rig = Rig::single(driver, STAY);
     let closed = TcpListener::bind("127.0.0.1:0").expect("listens").local_addr().expect("is bound");
     rig.ask(0, Output::Connect { token: 5, from: None, to: closed });
     assert_eq!(failure(&mut rig, 5), libc::ECONNREFUSED);
     rig.reactors[0].expect_silence();
 }
 
-pub(crate) fn reports_an_address_that_is_not_ours(kind: Kind) {
-    let mut rig = Rig::single(kind, STAY);
+pub(crate) fn reports_an_address_that_is_not_ours(driver: Driver) {
+    let mut rig = Rig::single(driver, STAY);
     let to = rig.reactors[0].addr;
     // TEST-NET-1: nobody's address.
     rig.ask(0, Output::Connect { token: 6, from: Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))), to });
     assert_eq!(failure(&mut rig, 6), libc::EADDRNOTAVAIL);
 }
 
-pub(crate) fn reports_a_connect_without_room(kind: Kind) {
-    let mut rig = Rig::new(kind, Options { slots: [1, 1], behaviour: STAY, ..Options::default() });
+pub(crate) fn reports_a_connect_without_room(driver: Driver) {
+    let mut rig = Rig::new(driver, Options { slots: [1, 1], behaviour: STAY, ..Options::default() });
     let server = TcpListener::bind("127.0.0.1:0").expect("listens");
     let (_client, conn) = rig.client(0);
     let to = server.local_addr().expect("is bound");

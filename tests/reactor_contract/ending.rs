@@ -3,14 +3,11 @@
 use std::{io::Write, net::Shutdown, thread, time::Duration};
 
 use socket2::SockRef;
-use weir::{
-    io::{Chunk, Output},
-    reactor::Kind,
-};
+use weir::io::{Chunk, Output};
 
 use crate::{
     probe::{Note, Seen},
-    rig::{Options, Rig, connect, pattern, read, read_to_end},
+    rig::{Driver, Options, Rig, connect, pattern, read, read_to_end},
     transfer::{ECHO, LARGE, STAY},
 };
 
@@ -19,8 +16,8 @@ fn reset(client: std::net::TcpStream) {
     SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("an option can be set");
 }
 
-pub(crate) fn reports_a_reset_once_behind_the_last_bytes(kind: Kind) {
-    let mut rig = Rig::single(kind, STAY);
+pub(crate) fn reports_a_reset_once_behind_the_last_bytes(driver: Driver) {
+    let mut rig = Rig::single(driver, STAY);
     let (mut client, conn) = rig.client(0);
     client.write_all(b"last words").expect("sends");
     reset(client);
@@ -33,8 +30,8 @@ pub(crate) fn reports_a_reset_once_behind_the_last_bytes(kind: Kind) {
     rig.reactors[0].expect_silence();
 }
 
-pub(crate) fn reports_a_reset_that_a_send_finds(kind: Kind) {
-    let mut rig = Rig::single(kind, STAY);
+pub(crate) fn reports_a_reset_that_a_send_finds(driver: Driver) {
+    let mut rig = Rig::single(driver, STAY);
     let (client, conn) = rig.client(0);
     client.shutdown(Shutdown::Write).expect("ends its direction");
     rig.reactors[0].expect(Seen::Eof { conn });
@@ -50,8 +47,8 @@ pub(crate) fn reports_a_reset_that_a_send_finds(kind: Kind) {
     rig.reactors[0].expect_silence();
 }
 
-pub(crate) fn closes_with_a_send_in_flight(kind: Kind) {
-    let mut rig = Rig::single(kind, STAY);
+pub(crate) fn closes_with_a_send_in_flight(driver: Driver) {
+    let mut rig = Rig::single(driver, STAY);
     let (mut client, conn) = rig.client(0);
     rig.send(0, conn, &pattern(LARGE));
     client.write_all(b"not read any more").expect("sends");
@@ -67,8 +64,8 @@ pub(crate) fn closes_with_a_send_in_flight(kind: Kind) {
     rig.reactors[0].expect_silence();
 }
 
-pub(crate) fn finishes_and_still_receives(kind: Kind) {
-    let mut rig = Rig::single(kind, STAY);
+pub(crate) fn finishes_and_still_receives(driver: Driver) {
+    let mut rig = Rig::single(driver, STAY);
     let (mut client, conn) = rig.client(0);
     rig.send(0, conn, b"goodbye");
     rig.reactors[0].expect(Seen::Sent { conn, bytes: 7 });
@@ -82,8 +79,8 @@ pub(crate) fn finishes_and_still_receives(kind: Kind) {
     rig.reactors[0].expect(Seen::Closed { conn });
 }
 
-pub(crate) fn gives_a_reused_slot_a_new_generation(kind: Kind) {
-    let mut rig = Rig::new(kind, Options { slots: [1, 1], behaviour: STAY, ..Options::default() });
+pub(crate) fn gives_a_reused_slot_a_new_generation(driver: Driver) {
+    let mut rig = Rig::new(driver, Options { slots: [1, 1], behaviour: STAY, ..Options::default() });
     let mut last = None;
     for _ in 0..100 {
         let (mut client, conn) = rig.client(0);
@@ -98,10 +95,10 @@ pub(crate) fn gives_a_reused_slot_a_new_generation(kind: Kind) {
     }
 }
 
-pub(crate) fn survives_churn(kind: Kind) {
+pub(crate) fn survives_churn(driver: Driver) {
     const THREADS: usize = 4;
     const EACH: usize = 500;
-    let mut rig = Rig::new(kind, Options { slots: [32, 32], behaviour: ECHO, ..Options::default() });
+    let mut rig = Rig::new(driver, Options { slots: [32, 32], behaviour: ECHO, ..Options::default() });
     let addr = rig.reactors[0].addr;
     let clients: Vec<_> = (0..THREADS)
         .map(|_| {

@@ -2,22 +2,22 @@
 
 use std::{io::Write, net::Shutdown, thread, time::Duration};
 
-use weir::{ids::ShardId, io::Output, reactor::Kind};
+use weir::{ids::ShardId, io::Output};
 
 use crate::{
     probe::{Behaviour, Note, Seen},
-    rig::{Options, Rig, connect, pattern, read, read_to_end},
+    rig::{Driver, Options, Rig, connect, pattern, read, read_to_end},
     transfer::ECHO,
 };
 
 /// Reactor 0 moves what it accepts to reactor 1, which echoes.
-fn two(kind: Kind) -> Rig {
+fn two(driver: Driver) -> Rig {
     let first = Some(Behaviour { moves_to: Some(ShardId(1)), ..Behaviour::default() });
-    Rig::new(kind, Options { reactors: 2, behaviour: ECHO, first, ..Options::default() })
+    Rig::new(driver, Options { reactors: 2, behaviour: ECHO, first, ..Options::default() })
 }
 
-pub(crate) fn moves_with_the_bytes_that_came_behind(kind: Kind) {
-    let mut rig = two(kind);
+pub(crate) fn moves_with_the_bytes_that_came_behind(driver: Driver) {
+    let mut rig = two(driver);
     let addr = rig.reactors[0].addr;
     // The clients write all the time while they move, in pieces of all sizes.
     let clients: Vec<_> = (0..20usize)
@@ -51,8 +51,8 @@ pub(crate) fn moves_with_the_bytes_that_came_behind(kind: Kind) {
     });
 }
 
-pub(crate) fn moves_a_connection_whose_peer_has_finished(kind: Kind) {
-    let rig = two(kind);
+pub(crate) fn moves_a_connection_whose_peer_has_finished(driver: Driver) {
+    let rig = two(driver);
     for round in 1..20 {
         let mut client = connect(rig.reactors[0].addr);
         let message = pattern(round * 500);
@@ -62,8 +62,8 @@ pub(crate) fn moves_a_connection_whose_peer_has_finished(kind: Kind) {
     }
 }
 
-pub(crate) fn refuses_a_move_to_a_full_table(kind: Kind) {
-    let mut rig = Rig::new(kind, Options { reactors: 2, slots: [64, 1], ..Options::default() });
+pub(crate) fn refuses_a_move_to_a_full_table(driver: Driver) {
+    let mut rig = Rig::new(driver, Options { reactors: 2, slots: [64, 1], ..Options::default() });
     let (_resident, resident) = rig.client(1);
     let (mut client, conn) = rig.client(0);
     client.write_all(b"moves?").expect("sends");

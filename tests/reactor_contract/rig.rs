@@ -15,6 +15,7 @@ use std::{
 use weir::{
     ids::{ConnId, ShardId},
     io::{Chunk, Output},
+    limits::IDLE_MS,
     mesh::{Port, mesh},
     reactor::{
         Clock, Envelope, Kind, Peers, Setup, run,
@@ -28,6 +29,24 @@ use crate::probe::{Behaviour, Note, Probe, Report, Seen};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Long enough for something wrong to show itself.
 pub(crate) const A_WHILE: Duration = Duration::from_millis(60);
+
+/// A driver, and how long it waits before it takes a connection for idle.
+#[derive(Clone, Copy)]
+pub(crate) struct Driver {
+    pub(crate) kind: Kind,
+    /// Of its module of tests.
+    pub(crate) name: &'static str,
+    pub(crate) idle_ms: u32,
+}
+
+pub(crate) const EPOLL: Driver = Driver { kind: Kind::Epoll, name: "epoll", idle_ms: 0 };
+#[cfg(feature = "glommio")]
+pub(crate) const GLOMMIO: Driver = Driver { kind: Kind::Glommio, name: "glommio", idle_ms: 0 };
+pub(crate) const URING: Driver = Driver { kind: Kind::Uring, name: "uring", idle_ms: IDLE_MS };
+/// Goes to and fro between polls and receives all the time.
+pub(crate) const URING_SOON_IDLE: Driver = Driver { kind: Kind::Uring, name: "uring_soon_idle", idle_ms: 1 };
+/// Knows no polls.
+pub(crate) const URING_NEVER_IDLE: Driver = Driver { kind: Kind::Uring, name: "uring_never_idle", idle_ms: 0 };
 
 /// What the reactors of a test are made with.
 #[derive(Clone, Copy)]
@@ -63,7 +82,7 @@ pub(crate) struct Reactor {
 }
 
 impl Rig {
-    pub(crate) fn new(kind: Kind, options: Options) -> Rig {
+    pub(crate) fn new(driver: Driver, options: Options) -> Rig {
         let count = options.reactors;
         let mut ports = mesh(count + 1, options.ring).expect("a mesh can be made");
         let port = ports.pop().expect("one for the test");
@@ -75,12 +94,13 @@ impl Rig {
             let listener = listen(any_port, ListenOptions { backlog: 4096, user_timeout_ms: 30_000 }).expect("listens");
             let addr = local_addr(&listener).expect("is bound");
             let setup = Setup {
-                kind,
+                kind: driver.kind,
                 slots: options.slots[index.min(1)],
                 listener: Some(listener),
                 peers: peers.clone(),
                 receive_buffers: 64,
                 receive_buffer_bytes: 4096,
+                idle_ms: driver.idle_ms,
                 stats: Arc::default(),
             };
             let (mut probe, reports) = Probe::new(options.first.filter(|_| index == 0).unwrap_or(options.behaviour));
@@ -99,8 +119,8 @@ impl Rig {
     }
 
     /// A single reactor with its defaults.
-    pub(crate) fn single(kind: Kind, behaviour: Behaviour) -> Rig {
-        Rig::new(kind, Options { behaviour, ..Options::default() })
+    pub(crate) fn single(driver: Driver, behaviour: Behaviour) -> Rig {
+        Rig::new(driver, Options { behaviour, ..Options::default() })
     }
 
     pub(crate) fn now(&self) -> weir::io::Tick {

@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use weir::{ids::ShardId, io::Output, reactor::Kind};
+use weir::{ids::ShardId, io::Output};
 
 use crate::{
     probe::{Behaviour, Note, Seen},
-    rig::{Options, Rig, connect},
+    rig::{Driver, Options, Rig, connect},
     transfer::ECHO,
 };
 
@@ -23,8 +23,8 @@ fn median(mut values: Vec<u64>) -> u64 {
     values[values.len() / 2]
 }
 
-pub(crate) fn wakes_a_sleeping_reactor(kind: Kind) {
-    let mut rig = Rig::single(kind, Behaviour::default());
+pub(crate) fn wakes_a_sleeping_reactor(driver: Driver) {
+    let mut rig = Rig::single(driver, Behaviour::default());
     let mut late = Vec::new();
     for round in 0..200 {
         // From asleep for long to just falling asleep.
@@ -40,8 +40,8 @@ pub(crate) fn wakes_a_sleeping_reactor(kind: Kind) {
     assert!(late < LATE_US_MAX, "a post woke the reactor after {late} µs in the median");
 }
 
-pub(crate) fn passes_messages_between_reactors(kind: Kind) {
-    let mut rig = Rig::new(kind, Options { reactors: 3, ring: 256, ..Options::default() });
+pub(crate) fn passes_messages_between_reactors(driver: Driver) {
+    let mut rig = Rig::new(driver, Options { reactors: 3, ring: 256, ..Options::default() });
     for round in 0..500 {
         let (from, to) = (round as usize % 3, ShardId((round as u16 + 1) % 3));
         rig.ask(from, Output::Post { to, message: Note::Number(round) });
@@ -49,10 +49,10 @@ pub(crate) fn passes_messages_between_reactors(kind: Kind) {
     }
 }
 
-pub(crate) fn refuses_a_post_into_a_full_ring(kind: Kind) {
+pub(crate) fn refuses_a_post_into_a_full_ring(driver: Driver) {
     const TURNS: u64 = 200;
     const EACH: u64 = 20;
-    let mut rig = Rig::new(kind, Options { reactors: 2, ring: 4, ..Options::default() });
+    let mut rig = Rig::new(driver, Options { reactors: 2, ring: 4, ..Options::default() });
     // Over many turns, so that the other side makes room in the middle of some of them.
     for turn in 0..TURNS {
         let posts = (turn * EACH..(turn + 1) * EACH).map(|number| Output::Post { to: ShardId(1), message: Note::Number(number) });
@@ -85,14 +85,14 @@ fn lateness_us(rig: &mut Rig) -> u64 {
     median(late.collect())
 }
 
-pub(crate) fn keeps_deadlines(kind: Kind) {
-    let mut rig = Rig::single(kind, Behaviour::default());
+pub(crate) fn keeps_deadlines(driver: Driver) {
+    let mut rig = Rig::single(driver, Behaviour::default());
     let late = lateness_us(&mut rig);
     assert!(late < LATE_US_MAX, "ticks were {late} µs late in the median");
 }
 
-pub(crate) fn keeps_deadlines_under_load(kind: Kind) {
-    let mut rig = Rig::single(kind, ECHO);
+pub(crate) fn keeps_deadlines_under_load(driver: Driver) {
+    let mut rig = Rig::single(driver, ECHO);
     let client = connect(rig.reactors[0].addr);
     let (mut writer, mut reader) = (client.try_clone().expect("a descriptor is free"), client.try_clone().expect("likewise"));
     // Ends when the connection is shut down below.

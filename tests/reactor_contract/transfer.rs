@@ -8,14 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weir::{
-    io::{Chunk, Output},
-    reactor::Kind,
-};
+use weir::io::{Chunk, Output};
 
 use crate::{
     probe::{Behaviour, Note, Seen},
-    rig::{A_WHILE, Options, Rig, connect, pattern, read},
+    rig::{A_WHILE, Driver, Options, Rig, connect, pattern, read},
 };
 
 pub(crate) const ECHO: Behaviour = Behaviour { stays: true, echoes: true, closes: true, congested: false, moves_to: None };
@@ -23,8 +20,8 @@ pub(crate) const STAY: Behaviour = Behaviour { stays: true, echoes: false, close
 /// More than the kernel buffers on the way between two sockets.
 pub(crate) const LARGE: usize = 12 * 1024 * 1024;
 
-pub(crate) fn echoes_whole(kind: Kind) {
-    let mut rig = Rig::single(kind, ECHO);
+pub(crate) fn echoes_whole(driver: Driver) {
+    let mut rig = Rig::single(driver, ECHO);
     let (mut client, _) = rig.client(0);
     for round in 1..50 {
         let message = pattern(round * 37);
@@ -33,8 +30,8 @@ pub(crate) fn echoes_whole(kind: Kind) {
     }
 }
 
-pub(crate) fn echoes_byte_by_byte(kind: Kind) {
-    let mut rig = Rig::single(kind, ECHO);
+pub(crate) fn echoes_byte_by_byte(driver: Driver) {
+    let mut rig = Rig::single(driver, ECHO);
     let (mut client, _) = rig.client(0);
     for byte in pattern(300) {
         client.write_all(&[byte]).expect("sends");
@@ -42,8 +39,8 @@ pub(crate) fn echoes_byte_by_byte(kind: Kind) {
     }
 }
 
-pub(crate) fn echoes_many_small_writes_in_order(kind: Kind) {
-    let mut rig = Rig::single(kind, ECHO);
+pub(crate) fn echoes_many_small_writes_in_order(driver: Driver) {
+    let mut rig = Rig::single(driver, ECHO);
     let (mut client, conn) = rig.client(0);
     let all = pattern(20_000);
     for piece in all.chunks(10) {
@@ -58,8 +55,8 @@ pub(crate) fn echoes_many_small_writes_in_order(kind: Kind) {
     assert!(sends <= receives, "{receives} pieces came and were sent in {sends} chunks: what waits must go as one");
 }
 
-pub(crate) fn sends_a_large_chunk_to_a_slow_reader(kind: Kind) {
-    let mut rig = Rig::single(kind, STAY);
+pub(crate) fn sends_a_large_chunk_to_a_slow_reader(driver: Driver) {
+    let mut rig = Rig::single(driver, STAY);
     let (mut client, conn) = rig.client(0);
     let all = pattern(LARGE);
     rig.send(0, conn, &all);
@@ -77,8 +74,8 @@ pub(crate) fn sends_a_large_chunk_to_a_slow_reader(kind: Kind) {
     assert_eq!(read(&mut client, 4), b"next");
 }
 
-pub(crate) fn sends_one_shared_chunk_to_many(kind: Kind) {
-    let mut rig = Rig::single(kind, STAY);
+pub(crate) fn sends_one_shared_chunk_to_many(driver: Driver) {
+    let mut rig = Rig::single(driver, STAY);
     let clients: Vec<_> = (0..20).map(|_| rig.client(0)).collect();
     let bytes = bytes::Bytes::from(pattern(100_000));
     let sends = clients.iter().map(|(_, conn)| Output::Send { conn: *conn, chunk: Chunk::Shared(bytes.clone()) });
@@ -88,8 +85,8 @@ pub(crate) fn sends_one_shared_chunk_to_many(kind: Kind) {
     }
 }
 
-pub(crate) fn receives_and_sends_behind_a_half_close(kind: Kind) {
-    let mut rig = Rig::single(kind, STAY);
+pub(crate) fn receives_and_sends_behind_a_half_close(driver: Driver) {
+    let mut rig = Rig::single(driver, STAY);
     let (mut client, conn) = rig.client(0);
     let request = pattern(50_000);
     client.write_all(&request).expect("sends");
@@ -102,8 +99,8 @@ pub(crate) fn receives_and_sends_behind_a_half_close(kind: Kind) {
     rig.reactors[0].expect(Seen::Sent { conn, bytes: 9 });
 }
 
-pub(crate) fn holds_bytes_back_while_congested(kind: Kind) {
-    let mut rig = Rig::single(kind, STAY);
+pub(crate) fn holds_bytes_back_while_congested(driver: Driver) {
+    let mut rig = Rig::single(driver, STAY);
     let (mut client, conn) = rig.client(0);
     rig.behave(0, Behaviour { congested: true, ..STAY });
     let all = pattern(4_000_000);
@@ -122,8 +119,8 @@ pub(crate) fn holds_bytes_back_while_congested(kind: Kind) {
     writer.join().expect("the writer ends");
 }
 
-pub(crate) fn delivers_held_bytes_when_a_tick_ends_the_congestion(kind: Kind) {
-    let mut rig = Rig::single(kind, STAY);
+pub(crate) fn delivers_held_bytes_when_a_tick_ends_the_congestion(driver: Driver) {
+    let mut rig = Rig::single(driver, STAY);
     let (mut client, conn) = rig.client(0);
     rig.behave(0, Behaviour { congested: true, ..STAY });
     rig.tell(0, Note::TickIn(100_000));
@@ -133,8 +130,8 @@ pub(crate) fn delivers_held_bytes_when_a_tick_ends_the_congestion(kind: Kind) {
     assert_eq!(rig.reactors[0].received(conn, 4), b"held");
 }
 
-pub(crate) fn serves_others_beside_a_flood(kind: Kind) {
-    let mut rig = Rig::new(kind, Options { behaviour: ECHO, ..Options::default() });
+pub(crate) fn serves_others_beside_a_flood(driver: Driver) {
+    let mut rig = Rig::new(driver, Options { behaviour: ECHO, ..Options::default() });
     let addr = rig.reactors[0].addr;
     let (mut modest, _) = rig.client(0);
     let flood = thread::spawn(move || {

@@ -119,6 +119,11 @@ pub(super) fn peek(conn: ConnId, byte: *mut u8) -> squeue::Entry {
     opcode::Recv::new(fixed(conn), byte, 1).flags(libc::MSG_PEEK).build().user_data(Op::Receive.of(conn))
 }
 
+/// Completes when there is something to receive, or the end; holds less of the kernel's memory meanwhile than a receive.
+pub(super) fn poll(conn: ConnId) -> squeue::Entry {
+    opcode::PollAdd::new(fixed(conn), libc::POLLIN as u32).build().user_data(Op::Receive.of(conn))
+}
+
 /// Receives until the end.
 pub(super) fn receive_many(conn: ConnId) -> squeue::Entry {
     opcode::RecvMulti::new(fixed(conn), BUFFER_GROUP).build().user_data(Op::Receive.of(conn))

@@ -1,5 +1,5 @@
-//! Receiving: step by step until the machine keeps the connection, then by a multishot receive; into shared buffers, in order, and
-//! only while the machine takes bytes.
+//! Receiving: step by step until the machine keeps the connection; then by a multishot receive while it is busy, and by a poll and a
+//! receive while it is not (`idle`). Into shared buffers, in order, and only while the machine takes bytes.
 
 use io_uring::cqueue;
 
@@ -30,7 +30,7 @@ impl Uring {
             && let Some(conn) = self.hungry.pop_front().or_else(|| self.parked.pop_front())
         {
             if self.table.get(conn).is_some_and(|slot| slot.flags.clear(Flags::PARKED)) {
-                self.arm_receive(conn);
+                self.arm_receive(conn, true);
                 buffers -= 1;
             }
         }
@@ -49,14 +49,15 @@ impl Uring {
         let mut resuming = std::mem::take(&mut self.resuming);
         for conn in resuming.drain(..) {
             if self.table.get(conn).is_some_and(|slot| slot.flags.clear(Flags::RESUMING)) {
-                self.arm_receive(conn);
+                self.arm_receive(conn, false);
             }
         }
         self.resuming = resuming;
         free > 0 && !(self.hungry.is_empty() && self.parked.is_empty())
     }
 
-    fn arm_receive(&mut self, conn: ConnId) {
+    /// `expected`: there was something to receive a moment ago.
+    fn arm_receive(&mut self, conn: ConnId, expected: bool) {
         let Some(slot) = self.table.get(conn) else { return };
         if slot.flags.has(Flags::RECEIVING.and(Flags::PARKED)) {
             return;
@@ -72,10 +73,18 @@ impl Uring {
             // The machine has not seen the last step yet.
             Phase::Stepping if slot.queue != NO_BUFFER => return,
             Phase::Stepping => ops::receive_one(conn),
-            Phase::Streaming => ops::receive_many(conn),
+            Phase::Streaming if slot.flags.has(Flags::BUSY) || self.idle.never() => ops::receive_many(conn),
+            Phase::Streaming if expected => ops::receive_one(conn),
+            Phase::Streaming => {
+                slot.flags.set(Flags::PEEKING);
+                ops::poll(conn)
+            }
             Phase::Free | Phase::Naming | Phase::Connecting | Phase::Leaving | Phase::Closing | Phase::Vacating => return,
         };
         slot.flags.set(Flags::RECEIVING);
+        if slot.phase == Phase::Streaming && !slot.flags.has(Flags::PEEKING) {
+            self.idle.armed();
+        }
         self.push(entry);
     }
 
@@ -135,6 +144,7 @@ impl Uring {
 
     fn bytes(&mut self, conn: ConnId, id: u16, last: bool, room: bool, sink: &mut impl Sink) -> usize {
         let slot = self.table.get(conn).expect("the caller has looked");
+        slot.flags.set(if slot.flags.has(Flags::FRESH) { Flags::BUSY } else { Flags::FRESH });
         let now = room && slot.queue == NO_BUFFER && sink.takes_bytes();
         if now {
             sink.event(Event::Received { conn, bytes: self.buffers.bytes(id) });

@@ -52,8 +52,12 @@ impl Flags {
     pub(super) const BROKEN: Flags = Flags(1 << 8);
     /// `Broken` is still to be told, behind the bytes that wait and after the receive in flight.
     pub(super) const OWES_BROKEN: Flags = Flags(1 << 9);
-    /// The receive in flight only looks.
+    /// The receive in flight only looks: it is a peek, or a poll.
     pub(super) const PEEKING: Flags = Flags(1 << 10);
+    /// Bytes have come since `idle` last looked.
+    pub(super) const FRESH: Flags = Flags(1 << 11);
+    /// Bytes came more than once between two of its looks: a multishot receive pays.
+    pub(super) const BUSY: Flags = Flags(1 << 12);
 
     pub(super) const fn and(self, more: Flags) -> Flags {
         Flags(self.0 | more.0)
@@ -114,6 +118,11 @@ impl Table {
         Table { slots: vec![empty; slots as usize], used: 0 }
     }
 
+    /// How many slots there are.
+    pub(super) fn slots(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     /// How many slots hold no connection.
     pub(super) fn free(&self) -> u32 {
         self.slots.len() as u32 - self.used
@@ -123,6 +132,12 @@ impl Table {
     pub(super) fn get(&mut self, conn: ConnId) -> Option<&mut Slot> {
         let slot = &mut self.slots[conn.slot as usize];
         (slot.generation == conn.generation && slot.phase != Phase::Free).then_some(slot)
+    }
+
+    /// Some of the slots, with the connections in them, from `first` on; none behind the last one.
+    pub(super) fn part(&mut self, first: u32, count: u32) -> impl Iterator<Item = (ConnId, &mut Slot)> {
+        let part = self.slots.iter_mut().enumerate().skip(first as usize).take(count as usize);
+        part.map(|(index, slot)| (ConnId { slot: index as u32, generation: slot.generation }, slot))
     }
 
     /// Puts a connection into the slot that the kernel chose.

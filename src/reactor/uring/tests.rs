@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     sync::{Arc, Barrier},
     thread,
     time::{Duration, Instant},
@@ -13,7 +13,9 @@ use super::super::{Clock, Envelope, Kind, Peers, Setup, run, socket};
 use crate::{
     ids::{ConnId, ShardId},
     io::{Chunk, Input, Machine, Output, Tick},
+    limits::IDLE_MS,
     mesh,
+    stats::ReactorStats,
 };
 
 /// Moves a connection to the shard that its first byte names, keeps it there, and echoes.
@@ -101,6 +103,11 @@ impl Machine for Echo {
 
 /// Runs two shards, of which the second has `slots` slots and no listener, while `clients` uses the first one's address. Gives the machines.
 fn with_two_shards(slots: u32, clients: impl FnOnce(SocketAddr)) -> Vec<Echo> {
+    with_two_shards_idle(slots, IDLE_MS, &Arc::default(), clients)
+}
+
+/// The same with another time after which a connection is idle. `stats` are the second shard's.
+fn with_two_shards_idle(slots: u32, idle_ms: u32, stats: &Arc<ReactorStats>, clients: impl FnOnce(SocketAddr)) -> Vec<Echo> {
     let ports = mesh::mesh::<Envelope<Vec<u8>>>(2, 1024).unwrap();
     let options = socket::ListenOptions { backlog: 4096, user_timeout_ms: 0 };
     let listener = socket::listen("127.0.0.1:0".parse().unwrap(), options).unwrap();
@@ -113,6 +120,7 @@ fn with_two_shards(slots: u32, clients: impl FnOnce(SocketAddr)) -> Vec<Echo> {
             let first = port.id().0 == 0;
             let listener = if first { listener.take() } else { None };
             let (peers, barrier) = (peers.clone(), Arc::clone(&barrier));
+            let stats = if first { Arc::default() } else { Arc::clone(stats) };
             thread::spawn(move || {
                 let slots = if first { 4096 } else { slots };
                 let setup = Setup {
@@ -122,7 +130,8 @@ fn with_two_shards(slots: u32, clients: impl FnOnce(SocketAddr)) -> Vec<Echo> {
                     peers,
                     receive_buffers: 64,
                     receive_buffer_bytes: 2048,
-                    stats: Arc::default(),
+                    idle_ms,
+                    stats,
                 };
                 let mut machine = Echo { shard: port.id().0, ..Echo::default() };
                 let ready = || {
@@ -212,6 +221,57 @@ fn connections_beyond_the_buffers_are_all_served() {
 }
 
 #[test]
+fn connections_that_fall_silent_are_waited_for_by_polls_and_served_at_once() {
+    let stats = Arc::<ReactorStats>::default();
+    let idled = || stats.receives_idled.get();
+    with_two_shards_idle(4096, 50, &stats, |addr| {
+        let mut streams: Vec<_> = (0..200).map(|_| TcpStream::connect(addr).unwrap()).collect();
+        let mut echo_all = |round| {
+            streams.iter_mut().for_each(|stream| echoed(stream, b"1"));
+            streams.iter_mut().for_each(|stream| echoed(stream, format!("round {round}").as_bytes()));
+            streams.iter_mut().for_each(|stream| echoed(stream, b"busy now"));
+        };
+        for round in 1..=3 {
+            echo_all(round);
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while idled() < 200 * round {
+                assert!(Instant::now() < deadline, "{} receives gave way in round {round}", idled());
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        // An end, too, shows on a poll.
+        streams[0].shutdown(Shutdown::Write).unwrap();
+        streams[0].set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(streams[0].read(&mut [0; 1]).unwrap(), 0);
+    });
+}
+
+#[test]
+fn nothing_is_lost_between_polls_and_receives() {
+    let stats = Arc::<ReactorStats>::default();
+    // Every millisecond some receives give way, while bytes come at about that pace.
+    with_two_shards_idle(4096, 1, &stats, |addr| {
+        let threads: Vec<_> = (0..8_u64)
+            .map(|part| {
+                thread::spawn(move || {
+                    let mut streams: Vec<_> = (0..25).map(|_| TcpStream::connect(addr).unwrap()).collect();
+                    streams.iter_mut().for_each(|stream| echoed(stream, if part % 2 == 0 { b"0" } else { b"1" }));
+                    for round in 0..400 {
+                        let index = (round * 7 + part) as usize % streams.len();
+                        echoed(&mut streams[index], &vec![round as u8; 1 + (round as usize % 3) * 3_000]);
+                        if round % 5 == 0 {
+                            thread::sleep(Duration::from_micros(500 * (round % 4)));
+                        }
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+    assert!(stats.receives_idled.get() > 100, "only {} receives gave way", stats.receives_idled.get());
+}
+
+#[test]
 fn a_table_above_the_limit_of_open_files_says_what_to_do() {
     let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
     // The kernel has a bound of its own, 2^20, for those who have no limit.
@@ -225,6 +285,7 @@ fn a_table_above_the_limit_of_open_files_says_what_to_do() {
         peers,
         receive_buffers: 1,
         receive_buffer_bytes: 64,
+        idle_ms: 0,
         stats: Arc::default(),
     };
     let error = run(&mut Echo::default(), port, setup, Clock::start(), || Ok(())).expect_err("the table is too large");
