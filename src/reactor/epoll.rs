@@ -4,6 +4,8 @@
 //! An edge is reported once; what is left behind it is remembered here, as `readable` in the table and in the list `ready`.
 
 mod listener;
+#[cfg(test)]
+mod tests;
 mod transfer;
 #[allow(unsafe_code, reason = "a fenced place: a system call that nix does not wrap")]
 mod wait;
@@ -247,8 +249,7 @@ impl Backend for Epoll {
                 bits => self.note_edge(ConnId::from_bits(bits), flags),
             }
         }
-        for _ in 0..self.done.len().min(budget) {
-            let done = self.done.pop_front().expect("it was counted");
+        while let Some(done) = self.done.pop_front() {
             self.deliver(done, sink);
         }
         for _ in 0..self.ready.len().min(budget) {

@@ -284,8 +284,7 @@ impl Backend for Glommio {
             self.note_wake(conn);
         }
         self.woken = woken;
-        for _ in 0..self.done.len().min(budget) {
-            let done = self.done.pop_front().expect("it was counted");
+        while let Some(done) = self.done.pop_front() {
             self.deliver(done, sink);
         }
         for _ in 0..self.ready.len().min(budget) {

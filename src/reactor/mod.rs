@@ -138,8 +138,8 @@ pub(crate) trait Sink {
 /// - `Eof` and `Broken` come at most once each; bytes that came before them are delivered before them;
 /// - accepting survives running out of descriptors or slots: it pauses, and goes on when there is room.
 pub(crate) trait Backend {
-    /// Delivers at most about `budget` events. Returns whether more can be delivered at once; bytes that the sink does not take
-    /// do not count.
+    /// Delivers the ends of all operations, and with them about `budget` events at most. Returns whether more can be delivered at once;
+    /// bytes that the sink does not take do not count.
     fn dispatch(&mut self, budget: usize, sink: &mut impl Sink) -> bool;
 
     fn connect(&mut self, token: u32, from: Option<IpAddr>, to: SocketAddr);

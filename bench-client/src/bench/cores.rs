@@ -25,6 +25,10 @@ impl Cores {
         Ok(Cores { all })
     }
 
+    pub(super) fn all(&self) -> &[usize] {
+        &self.all
+    }
+
     /// The first ones: as many as the server has shards, if there are so many.
     pub(super) fn of_server(&self, shards: u32) -> &[usize] {
         &self.all[..self.all.len().min(shards as usize)]
@@ -47,7 +51,8 @@ impl Cores {
     }
 }
 
-fn bind(cores: &[usize]) -> anyhow::Result<()> {
+/// Keeps the calling thread, and what it starts from now on, on these cores.
+pub(super) fn bind(cores: &[usize]) -> anyhow::Result<()> {
     let mut set = CpuSet::new();
     let all = cores.iter().try_for_each(|core| set.set(*core));
     all.and_then(|()| sched_setaffinity(SELF, &set)).with_context(|| format!("processes cannot be kept on cores {cores:?}"))

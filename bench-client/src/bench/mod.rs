@@ -9,6 +9,7 @@ mod cores;
 mod diff;
 mod host;
 mod page;
+mod pauses;
 mod run;
 mod servers;
 mod summary;
@@ -65,9 +66,9 @@ struct Missing {
 /// There is no result.
 pub(crate) fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     let kind = launch::pick(None)?;
-    let host = BenchHost::here(kind);
     check(&args.size)?;
     let cores = Cores::here()?;
+    let host = BenchHost::here(kind, &cores)?;
     let folder = tempfile::tempdir().context("a directory for files of the runs cannot be made")?;
     let wanted = if args.targets.is_empty() { TargetName::value_variants() } else { &args.targets };
     let measures_weir = wanted.iter().any(|target| target.reactor_of_weir().is_some());
@@ -142,6 +143,7 @@ fn announce(args: &BenchArgs, host: &BenchHost, cases: &[CaseName], targets: &[T
     eprintln!("{}", host.words());
     eprintln!("{} rounds of {all} runs: about {:.0} minutes", args.rounds, minutes.ceil());
     missing.iter().for_each(|missing| eprintln!("without {}: {}", missing.target, missing.reason));
+    eprintln!("{}", host.pauses().words());
     if host.load_average() > 0.5 {
         eprintln!("other work is running here (load average {:.1}): take the ratios, not the numbers", host.load_average());
     }
