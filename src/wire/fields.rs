@@ -3,6 +3,8 @@
 //! It takes what prost takes, with two exceptions that `proto/frame.md` states for every frame: groups are refused, because
 //! Weir's bodies never had any and skipping them needs a stack, and so is a body of more than [`BODY_FIELDS_MAX`] fields,
 //! because a two-byte field can cost a receiver ten times as much memory.
+//!
+//! `#[inline(always)]` is measured: left to the compiler, a routed message takes a tenth more instructions of the gateway's own.
 #![forbid(unsafe_code)]
 
 use crate::limits::BODY_FIELDS_MAX;
@@ -19,7 +21,7 @@ pub(super) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn number(&self) -> Result<u64, Refusal> {
         match self {
             Value::Varint(number) => Ok(*number),
@@ -27,7 +29,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn bytes(&self) -> Result<&'a [u8], Refusal> {
         match self {
             Value::Bytes(bytes) => Ok(bytes),
@@ -35,7 +37,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn text(&self) -> Result<&'a str, Refusal> {
         std::str::from_utf8(self.bytes()?).map_err(|_| "a text field is not UTF-8")
     }
@@ -53,7 +55,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The next field's number and value; `None` at the end of the body.
-    #[inline]
+    #[inline(always)]
     pub(super) fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, Refusal> {
         if self.rest.is_empty() {
             return Ok(None);
@@ -82,14 +84,14 @@ impl<'a> Fields<'a> {
         Ok(Some((number, value)))
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, length: usize) -> Result<&'a [u8], Refusal> {
         let (taken, rest) = self.rest.split_at_checked(length).ok_or("a field is longer than the body")?;
         self.rest = rest;
         Ok(taken)
     }
 
-    #[inline]
+    #[inline(always)]
     fn varint(&mut self) -> Result<u64, Refusal> {
         // Nearly all keys, lengths and flags.
         if let Some((&byte, rest)) = self.rest.split_first()
@@ -129,21 +131,30 @@ fn put_varint(mut number: u64, out: &mut Vec<u8>) {
     out.push(number as u8);
 }
 
-/// Appends a number field with a number below 16. Defaults are left out, as proto3 does.
-#[inline]
-pub(super) fn put_number(field: u8, number: u64, out: &mut Vec<u8>) {
-    if number != 0 {
-        out.push(field << 3);
+/// Appends a key, and behind it a number or a length: nearly all of them take one byte.
+#[inline(always)]
+fn put_pair(key: u8, number: u64, out: &mut Vec<u8>) {
+    if number < 0x80 {
+        out.extend_from_slice(&[key, number as u8]);
+    } else {
+        out.push(key);
         put_varint(number, out);
     }
 }
 
+/// Appends a number field with a number below 16. Defaults are left out, as proto3 does.
+#[inline(always)]
+pub(super) fn put_number(field: u8, number: u64, out: &mut Vec<u8>) {
+    if number != 0 {
+        put_pair(field << 3, number, out);
+    }
+}
+
 /// Appends a string or bytes field with a number below 16. Defaults are left out, as proto3 does.
-#[inline]
+#[inline(always)]
 pub(super) fn put_bytes(field: u8, bytes: &[u8], out: &mut Vec<u8>) {
     if !bytes.is_empty() {
-        out.push((field << 3) | 2);
-        put_varint(bytes.len() as u64, out);
+        put_pair((field << 3) | 2, bytes.len() as u64, out);
         out.extend_from_slice(bytes);
     }
 }
