@@ -24,7 +24,7 @@ use crate::{
     control::{self, Ended, Order, Stats},
     ids::ShardId,
     limits::{
-        DESCRIPTORS_PER_SHARD, GLOMMIO_DESCRIPTORS_PER_SHARD, HEARTBEATS_PER_SECOND_PER_CORE, IDLE_MS, INBOUND_BYTES_PER_SHARD,
+        DESCRIPTORS_PER_SHARD, GLOMMIO_DESCRIPTORS_PER_SHARD, HEARTBEATS_PER_SECOND_PER_CORE, INBOUND_BYTES_PER_SHARD,
         LISTEN_RETRY_MS, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, RECEIVE_BUFFERS_PER_SHARD_MAX, RECEIVE_BUFFERS_PER_SHARD_MIN,
         RING_BATCHES_MAX, RING_BATCHES_MIN, SLOTS_PER_SHARD_MAX, SPARE_DESCRIPTORS, SPARE_SLOTS_MIN, SPARE_SLOTS_SHARE,
         STORE_DESCRIPTORS,
@@ -90,7 +90,7 @@ pub fn serve(config: Config) -> anyhow::Result<ExitCode> {
                 peers: peers.clone(),
                 receive_buffers: receive_buffers.next_power_of_two() as u16,
                 receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
-                idle_ms: IDLE_MS,
+                idle_ms: config.timeouts.receive_idle_ms,
                 stats: Arc::clone(&stats.reactor),
             },
             port,

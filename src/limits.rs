@@ -108,11 +108,12 @@ const _: () = assert!(OUTBOUND_BYTES_PER_SHARD_DEFAULT <= COUNT_CEILING);
 pub const LISTEN_BACKLOG_MIN: u32 = 4096;
 /// The longest that it makes use of, where net.core.somaxconn allows it; sysctl/60-weir.conf has the arithmetic.
 pub const LISTEN_BACKLOG_MAX: u32 = 16 * 1024;
-/// A connection of an io_uring reactor that sends nothing for so long, or twice so long at most, is waited for by a poll: a receive
-/// that waits holds 864 bytes of the kernel's memory, a poll 256.
-pub const IDLE_MS: u32 = 10_000;
-/// Slots that such a reactor looks at in one turn for connections that have become idle: some microseconds' work.
+/// The default of `timeouts.receive_idle_ms`.
+pub const RECEIVE_IDLE_MS_DEFAULT: u32 = 10_000;
+/// Slots that such a reactor looks at in one turn for connections that have become idle: some microseconds' work. To end a receive takes
+/// about one, so that it ends far fewer in one turn.
 pub const IDLE_SLOTS_PER_TURN: u32 = 4_096;
+pub const IDLE_CANCELS_PER_TURN: usize = 64;
 /// Connections accepted in one turn of a reactor.
 pub const ACCEPTS_PER_TURN: usize = 128;
 /// Accepting pauses this long when descriptors or memory ran out, if no connection goes before.

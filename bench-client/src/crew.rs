@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use weir::{
     ids::ShardId,
     io::Tick,
-    limits::IDLE_MS,
+    limits::RECEIVE_IDLE_MS_DEFAULT,
     mesh::{Port, mesh},
     reactor::{self, Clock, Envelope, Kind, Peers, Setup},
 };
@@ -67,7 +67,7 @@ impl Crew {
                 peers: peers.clone(),
                 receive_buffers: RECEIVE_BUFFERS,
                 receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
-                idle_ms: IDLE_MS,
+                idle_ms: RECEIVE_IDLE_MS_DEFAULT,
                 stats: Arc::default(),
             };
             let mut fleet = Fleet::new(Arc::clone(plan), worker, scenario(worker));

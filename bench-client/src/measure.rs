@@ -109,6 +109,7 @@ pub(crate) struct MemoryProbe {
     server_bytes: u64,
     client_bytes: u64,
     kernel_bytes: u64,
+    sockets: u64,
     slabs: BTreeMap<String, u64>,
 }
 
@@ -119,6 +120,8 @@ pub(crate) struct MemoryGrowth {
     pub(crate) client_bytes: i64,
     /// `Slab` of `/proc/meminfo`: sockets and what hangs on them, of both ends.
     pub(crate) kernel_bytes: i64,
+    /// TCP sockets of the whole machine.
+    pub(crate) sockets: i64,
     /// By cache of `/proc/slabinfo`, largest first; empty where that may not be read.
     pub(crate) slabs: Vec<(String, i64)>,
 }
@@ -132,6 +135,7 @@ impl MemoryProbe {
             server_bytes: server.and_then(|pid| anonymous_bytes(pid).ok()).unwrap_or(0),
             client_bytes: anonymous_bytes(std::process::id()).unwrap_or(0),
             kernel_bytes: kib_of(&meminfo, "Slab:").unwrap_or(0) * 1024,
+            sockets: sockets(&fs::read_to_string("/proc/net/sockstat").unwrap_or_default()),
             slabs: slabs(&fs::read_to_string("/proc/slabinfo").unwrap_or_default()),
         }
     }
@@ -150,9 +154,43 @@ impl MemoryProbe {
             server_bytes: self.server.map(|_| more(now.server_bytes, self.server_bytes)),
             client_bytes: more(now.client_bytes, self.client_bytes),
             kernel_bytes: more(now.kernel_bytes, self.kernel_bytes),
+            sockets: more(now.sockets, self.sockets),
             slabs,
         }
     }
+}
+
+impl MemoryGrowth {
+    /// Why the kernel's memory is not that of `connections` whose both ends are here, if it is not: the machine did something else, too.
+    pub(crate) fn kernel_doubt(&self, connections: u64) -> Option<String> {
+        let expected = 2 * connections as i64;
+        let off = |other: i64, of: i64| other.abs() as f64 > DOUBT_SHARE * of.abs() as f64;
+        if off(self.sockets - expected, expected) {
+            return Some(format!("the machine has {} TCP sockets more, and {expected} are the run's", self.sockets));
+        }
+        let of_files: i64 = self.slabs.iter().filter(|(name, _)| is_of_files(name)).map(|(_, bytes)| bytes).sum();
+        off(of_files, self.kernel_bytes)
+            .then(|| format!("the kernel's memory for files changed by {} KiB meanwhile", of_files / 1024))
+    }
+}
+
+/// From this part on, what others did counts.
+const DOUBT_SHARE: f64 = 0.02;
+
+/// Whether a cache of the kernel belongs to file systems, and so to nobody's connection.
+fn is_of_files(cache: &str) -> bool {
+    let is_inode = cache.contains("inode") && !["sock_inode_cache", "lsm_inode_cache"].contains(&cache);
+    let systems = ["ext4_", "xfs_", "btrfs_", "jbd2_", "erofs_", "fuse_", "nfs_"];
+    is_inode
+        || ["buffer_head", "radix_tree_node", "extent_status"].contains(&cache)
+        || systems.iter().any(|name| cache.starts_with(name))
+}
+
+/// TCP sockets of the machine, from `/proc/net/sockstat`; IPv6's are among them.
+fn sockets(sockstat: &str) -> u64 {
+    let tcp = sockstat.lines().find_map(|line| line.strip_prefix("TCP: ")).unwrap_or_default();
+    let mut words = tcp.split_ascii_whitespace().skip_while(|word| *word != "alloc");
+    words.nth(1).and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
 /// Bytes of the objects in use in each of the kernel's caches.
@@ -228,6 +266,24 @@ mod tests {
                     io_kiocb             3     64    256   16    1 : tunables    0    0    0 : slabdata      4      4      0\n";
         assert_eq!(slabs(text), BTreeMap::from([("TCP".to_owned(), 48_640), ("io_kiocb".to_owned(), 768)]));
         assert!(slabs("").is_empty());
+    }
+
+    #[test]
+    fn memory_of_others_makes_that_of_connections_doubtful() {
+        let text = "sockets: used 9\nTCP: inuse 5 orphan 0 tw 2550 alloc 1919 mem 368\nUDP: inuse 0 mem 0\n";
+        assert_eq!((sockets(text), sockets("")), (1_919, 0));
+        let growth = |sockets, kernel_bytes, cache: &str, bytes| {
+            let slabs = vec![("TCP".to_owned(), 4_700_000), (cache.to_owned(), bytes)];
+            MemoryGrowth { sockets, kernel_bytes, slabs, ..MemoryGrowth::default() }.kernel_doubt(1_000)
+        };
+        assert_eq!(growth(2_020, 8_000_000, "sock_inode_cache", 1_600_000), None);
+        assert_eq!(growth(1_990, 8_000_000, "ext4_inode_cache", -150_000), None);
+        let words = growth(1_900, 8_000_000, "filp", 0).expect("sockets of others went");
+        assert!(words.contains("1900 TCP sockets more, and 2000 are the run's"), "{words}");
+        for (cache, bytes) in [("ext4_inode_cache", 2_000_000), ("radix_tree_node", -300_000), ("xfs_ili", 200_000)] {
+            let words = growth(2_000, 8_000_000, cache, bytes).expect("files came or went");
+            assert!(words.contains("for files changed by"), "{words}");
+        }
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub(super) struct Uring {
     ready: VecDeque<ConnId>,
     /// Connections to receive from again with the next submission, unless the machine closes or moves them before.
     resuming: Vec<ConnId>,
-    /// Connections that found no receive buffer.
+    /// Connections that found no receive buffer, or in which a poll has seen something.
     parked: VecDeque<ConnId>,
     /// Those of them that are known to have bytes.
     hungry: VecDeque<ConnId>,
@@ -184,10 +184,10 @@ impl Uring {
 
 impl BlockingBackend for Uring {
     fn submit_and_wait(&mut self, now: Tick, wait: Wait) -> io::Result<()> {
+        let look = self.look_for_idle(now);
         let hurry = self.resume_receiving();
         self.start_connecting();
         let patience = self.keep_accepting();
-        let look = self.look_for_idle(now);
         let wait = if hurry || !self.owed.is_empty() { Wait::No } else { wait };
         let wait = [patience, look].into_iter().flatten().fold(wait, Wait::at_most);
         self.ring.submit_and_wait(wait)

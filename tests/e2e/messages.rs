@@ -1,7 +1,7 @@
 //! Messages from one client to another: between all shards, in order, whole, once.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, thread, time::Duration};
 
 use weir::wire::{ErrorCode, SendRef};
 
@@ -52,6 +52,36 @@ on_both_reactors! {
         }
         assert_eq!(gateway.metric("sessions"), CLIENTS as u64);
         assert_eq!(gateway.metric("pushes_total"), (CLIENTS * CLIENTS) as u64);
+    }
+
+    /// Pauses of more and of less than the time after which a connection counts as idle, at all places of a frame.
+    fn nothing_is_lost_on_connections_that_fall_silent(reactor) {
+        let gateway = Gateway::start(reactor, &["--timeouts-receive-idle-ms", "64"]);
+        let mut peers: Vec<Peer> = (0..8).map(|index| gateway.login(&name(index), "1")).collect();
+        for round in 0..40_u64 {
+            let (from, to) = (round as usize % 8, (round as usize * 3 + 1) % 8);
+            let channel = format!("user/{}", name(to));
+            // Several at once make a connection busy, a pause makes it idle.
+            for id in round * 10..round * 10 + 5 {
+                let send = SendRef { channel: &channel, client_msg_id: id, payload: &[round as u8; 700], ..SendRef::default() };
+                let bytes = frame_bytes(&Frame::Send(send));
+                let (first, rest) = bytes.split_at(1 + (id as usize * 97) % (bytes.len() - 1));
+                peers[from].write(first);
+                if id % 5 == 2 {
+                    thread::sleep(Duration::from_millis(round % 4 * 50));
+                }
+                peers[from].write(rest);
+                let (sender, seen, payload) = peers[to].next_push();
+                assert_eq!((sender, seen, payload.len()), (name(from), id, 700));
+            }
+        }
+        peers.iter_mut().for_each(Peer::check_alive);
+        if reactor == Reactor::Uring {
+            gateway.await_true("receives are idled", |gateway| gateway.metric("receives_idled_total") >= 8);
+        }
+        let mut ended = peers.remove(0);
+        ended.finish();
+        assert!(matches!(ended.drain()[..], [Got::End]), "an end on a silent connection shows");
     }
 
     fn messages_of_one_sender_stay_in_order(reactor) {

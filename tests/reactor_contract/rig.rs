@@ -15,7 +15,7 @@ use std::{
 use weir::{
     ids::{ConnId, ShardId},
     io::{Chunk, Output},
-    limits::IDLE_MS,
+    limits::RECEIVE_IDLE_MS_DEFAULT,
     mesh::{Port, mesh},
     reactor::{
         Clock, Envelope, Kind, Peers, Setup, run,
@@ -42,7 +42,7 @@ pub(crate) struct Driver {
 pub(crate) const EPOLL: Driver = Driver { kind: Kind::Epoll, name: "epoll", idle_ms: 0 };
 #[cfg(feature = "glommio")]
 pub(crate) const GLOMMIO: Driver = Driver { kind: Kind::Glommio, name: "glommio", idle_ms: 0 };
-pub(crate) const URING: Driver = Driver { kind: Kind::Uring, name: "uring", idle_ms: IDLE_MS };
+pub(crate) const URING: Driver = Driver { kind: Kind::Uring, name: "uring", idle_ms: RECEIVE_IDLE_MS_DEFAULT };
 /// Goes to and fro between polls and receives all the time.
 pub(crate) const URING_SOON_IDLE: Driver = Driver { kind: Kind::Uring, name: "uring_soon_idle", idle_ms: 1 };
 /// Knows no polls.

@@ -69,7 +69,8 @@ struct Ramp {
 struct Memory {
     server_user_bytes: f64,
     client_user_bytes: f64,
-    kernel_bytes_both_ends: f64,
+    kernel_bytes_both_ends: Option<f64>,
+    kernel_doubt: Option<String>,
     kernel_caches: BTreeMap<String, f64>,
 }
 
@@ -125,6 +126,7 @@ impl MillionReport {
         let (outcome, tally) = (&finished.outcome, &finished.outcome.tally);
         let ready = tally.ready.max(1) as f64;
         let memory = &finished.memory;
+        let kernel_doubt = memory.kernel_doubt(tally.ready);
         let slabs = memory.slabs.iter().map(|(name, bytes)| (name.clone(), *bytes as f64 / ready));
         // The latencies of the last phase are where they always are, those of the earlier ones beside them.
         let latencies: Vec<&Histogram<u64>> = outcome.earlier_us.iter().chain([&outcome.latency_us]).collect();
@@ -159,7 +161,8 @@ impl MillionReport {
             memory: Memory {
                 server_user_bytes: memory.server_bytes.unwrap_or(0) as f64 / ready,
                 client_user_bytes: memory.client_bytes as f64 / ready,
-                kernel_bytes_both_ends: memory.kernel_bytes as f64 / ready,
+                kernel_bytes_both_ends: kernel_doubt.is_none().then_some(memory.kernel_bytes as f64 / ready),
+                kernel_doubt,
                 kernel_caches: slabs.filter(|(_, bytes)| *bytes >= SLAB_BYTES_MIN).take(SLABS_MAX).collect(),
             },
             hold: finished.legs.first().map(|leg| Hold {
@@ -253,10 +256,15 @@ impl MillionReport {
         row(
             "memory",
             format!(
-                "per connection: gateway {:.0} B, this client {:.0} B, kernel {:.0} B for both ends",
-                memory.server_user_bytes, memory.client_user_bytes, memory.kernel_bytes_both_ends
+                "per connection: gateway {:.0} B, this client {:.0} B, kernel {} for both ends",
+                memory.server_user_bytes,
+                memory.client_user_bytes,
+                memory.kernel_bytes_both_ends.map_or("not known".to_owned(), |bytes| format!("{bytes:.0} B"))
             ),
         );
+        if let Some(doubt) = &memory.kernel_doubt {
+            row("", format!("the kernel's part is not known: {doubt}; run it while nothing else does"));
+        }
         let mut caches: Vec<_> = memory.kernel_caches.iter().collect();
         caches.sort_by(|a, b| b.1.total_cmp(a.1));
         if !caches.is_empty() {

@@ -8,7 +8,10 @@ use super::{
     Uring, ops,
     table::{Flags, Phase},
 };
-use crate::{io::Tick, limits::IDLE_SLOTS_PER_TURN};
+use crate::{
+    io::Tick,
+    limits::{IDLE_CANCELS_PER_TURN, IDLE_SLOTS_PER_TURN},
+};
 
 /// When to look for connections that have become idle, and where.
 pub(super) struct Idle {
@@ -17,13 +20,13 @@ pub(super) struct Idle {
     next: Tick,
     /// The first slot that the look in progress has not come to; 0: none is in progress.
     at: u32,
-    /// There may be receives that wait.
-    any_armed: bool,
+    /// Bytes have come since the last look began, or it has left receives behind.
+    is_due: bool,
 }
 
 impl Idle {
     pub(super) fn new(after_ms: u32) -> Idle {
-        Idle { after_us: u64::from(after_ms) * 1_000, next: Tick(0), at: 0, any_armed: false }
+        Idle { after_us: u64::from(after_ms) * 1_000, next: Tick(0), at: 0, is_due: false }
     }
 
     /// Whether no connection ever counts as idle.
@@ -31,47 +34,61 @@ impl Idle {
         self.after_us == 0
     }
 
-    /// A receive waits from now on.
-    pub(super) fn armed(&mut self) {
-        self.any_armed = true;
+    /// Bytes came from some connection: it may have a receive now, and become idle.
+    pub(super) fn note_bytes(&mut self) {
+        self.is_due = true;
+    }
+
+    /// Whether there is something to look for now; else in how many microseconds, if ever.
+    fn turn(&mut self, now: Tick) -> Result<(), Option<u64>> {
+        if self.at != 0 {
+            return Ok(());
+        }
+        if self.never() || !self.is_due {
+            return Err(None);
+        }
+        if now < self.next {
+            return Err(Some(self.next.0 - now.0));
+        }
+        self.next = Tick(now.0 + self.after_us);
+        self.is_due = false;
+        Ok(())
     }
 }
 
 impl Uring {
-    /// Ends the receives of connections that have become idle, a part of the table in each turn; a poll follows once they have ended.
-    /// Returns in how many microseconds there is more to do.
+    /// Ends the receives of connections that have become idle, a few in each turn; a poll follows once they have ended. Returns in how
+    /// many microseconds there is more to do.
     pub(super) fn look_for_idle(&mut self, now: Tick) -> Option<u64> {
-        if self.idle.never() || !self.idle.any_armed && self.idle.at == 0 {
-            return None;
+        if let Err(later) = self.idle.turn(now) {
+            return later;
         }
-        if self.idle.at == 0 {
-            if now < self.idle.next {
-                return Some(self.idle.next.0 - now.0);
-            }
-            self.idle.next = Tick(now.0 + self.idle.after_us);
-            self.idle.any_armed = false;
-        }
-        let (first, slots) = (self.idle.at, self.table.slots());
-        let mut idle = Vec::new();
-        for (conn, slot) in self.table.part(first, IDLE_SLOTS_PER_TURN) {
-            let silent = !slot.flags.clear(Flags::FRESH);
-            let receives = slot.flags.has(Flags::RECEIVING) && !slot.flags.has(Flags::PEEKING);
+        let mut next = self.idle.at + IDLE_SLOTS_PER_TURN;
+        let mut silent = Vec::new();
+        for (conn, slot) in self.table.part(self.idle.at, IDLE_SLOTS_PER_TURN) {
+            let is_silent = !slot.flags.clear(Flags::FRESH);
+            let receives = slot.flags.has(Flags::RECEIVING) && !slot.flags.has(Flags::PEEKING.and(Flags::POLLING));
             if slot.phase != Phase::Streaming || !receives {
                 continue;
             }
-            if silent && slot.queue == NO_BUFFER && !slot.flags.has(Flags::ENDED) {
-                slot.flags.clear(Flags::BUSY);
-                idle.push(conn);
-            } else {
-                self.idle.any_armed = true;
+            if !is_silent || slot.queue != NO_BUFFER || slot.flags.has(Flags::ENDED) {
+                self.idle.is_due = true;
+                continue;
+            }
+            slot.flags.clear(Flags::BUSY);
+            silent.push(conn);
+            if silent.len() == IDLE_CANCELS_PER_TURN {
+                next = conn.slot + 1;
+                break;
             }
         }
-        self.stats.receives_idled.add(idle.len() as u64);
-        for conn in idle {
+        for conn in silent {
             self.push(ops::cancel_receive(conn));
         }
-        let next = first + IDLE_SLOTS_PER_TURN;
-        self.idle.at = if next < slots { next } else { 0 };
-        if self.idle.at != 0 { Some(0) } else { self.idle.any_armed.then_some(self.idle.after_us) }
+        self.idle.at = if next < self.table.slots() { next } else { 0 };
+        match self.idle.at {
+            0 => self.idle.is_due.then_some(self.idle.after_us),
+            _ => Some(0),
+        }
     }
 }

@@ -76,15 +76,12 @@ impl Uring {
             Phase::Streaming if slot.flags.has(Flags::BUSY) || self.idle.never() => ops::receive_many(conn),
             Phase::Streaming if expected => ops::receive_one(conn),
             Phase::Streaming => {
-                slot.flags.set(Flags::PEEKING);
+                slot.flags.set(Flags::POLLING);
                 ops::poll(conn)
             }
             Phase::Free | Phase::Naming | Phase::Connecting | Phase::Leaving | Phase::Closing | Phase::Vacating => return,
         };
         slot.flags.set(Flags::RECEIVING);
-        if slot.phase == Phase::Streaming && !slot.flags.has(Flags::PEEKING) {
-            self.idle.armed();
-        }
         self.push(entry);
     }
 
@@ -95,6 +92,7 @@ impl Uring {
             slot.flags.clear(Flags::RECEIVING);
         }
         let saw_bytes = slot.flags.clear(Flags::PEEKING) && result > 0;
+        let saw_something = slot.flags.clear(Flags::POLLING) && result > 0;
         let buffer = cqueue::buffer_select(flags);
         if let Some(id) = buffer {
             self.buffers.take(id, result.max(0) as u32);
@@ -128,9 +126,11 @@ impl Uring {
             }
         }
         match (result, buffer) {
-            _ if saw_bytes => {
+            _ if saw_bytes || saw_something => {
                 slot.flags.set(Flags::PARKED);
-                self.hungry.push_back(conn);
+                // A poll may have seen the end, which needs no buffer to show.
+                let list = if saw_bytes { &mut self.hungry } else { &mut self.parked };
+                list.push_back(conn);
                 0
             }
             (1.., Some(id)) => self.bytes(conn, id, !cqueue::more(flags), room, sink),
@@ -145,6 +145,7 @@ impl Uring {
     fn bytes(&mut self, conn: ConnId, id: u16, last: bool, room: bool, sink: &mut impl Sink) -> usize {
         let slot = self.table.get(conn).expect("the caller has looked");
         slot.flags.set(if slot.flags.has(Flags::FRESH) { Flags::BUSY } else { Flags::FRESH });
+        self.idle.note_bytes();
         let now = room && slot.queue == NO_BUFFER && sink.takes_bytes();
         if now {
             sink.event(Event::Received { conn, bytes: self.buffers.bytes(id) });
@@ -171,6 +172,8 @@ impl Uring {
                 0
             }
             libc::ECANCELED | libc::EINTR | libc::EAGAIN => {
+                // One that streams is cancelled only for being idle.
+                self.stats.receives_idled.add(u64::from(errno == libc::ECANCELED && slot.phase == Phase::Streaming));
                 self.resume(conn);
                 0
             }

@@ -52,12 +52,14 @@ impl Flags {
     pub(super) const BROKEN: Flags = Flags(1 << 8);
     /// `Broken` is still to be told, behind the bytes that wait and after the receive in flight.
     pub(super) const OWES_BROKEN: Flags = Flags(1 << 9);
-    /// The receive in flight only looks: it is a peek, or a poll.
+    /// The receive in flight only looks.
     pub(super) const PEEKING: Flags = Flags(1 << 10);
+    /// The receive in flight is a poll.
+    pub(super) const POLLING: Flags = Flags(1 << 11);
     /// Bytes have come since `idle` last looked.
-    pub(super) const FRESH: Flags = Flags(1 << 11);
+    pub(super) const FRESH: Flags = Flags(1 << 12);
     /// Bytes came more than once between two of its looks: a multishot receive pays.
-    pub(super) const BUSY: Flags = Flags(1 << 12);
+    pub(super) const BUSY: Flags = Flags(1 << 13);
 
     pub(super) const fn and(self, more: Flags) -> Flags {
         Flags(self.0 | more.0)
