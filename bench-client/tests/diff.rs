@@ -37,6 +37,19 @@ fn times(target: &str, factor: f64) -> Value {
     changed
 }
 
+/// The measured result with the gateway's messages sent by a schedule of so many a second, and so many times the latency.
+fn scheduled(rate: f64, latency: f64) -> Value {
+    let mut changed = measured().clone();
+    let of_weir = |result: &&mut Value| result["scenario"] == "route-1" && result["target"] == "weir";
+    let result = changed["results"].as_array_mut().expect("results").iter_mut().find(of_weir).expect("it was measured");
+    (result["scenario"], result["depth"], result["ratio_to_limit"]) = (json!("route-70"), Value::Null, Value::Null);
+    result["rate_per_s"] = json!({ "median": rate, "min": rate, "max": rate });
+    for value in result["latency_us"]["p99"].as_object_mut().expect("a spread").values_mut() {
+        *value = json!(value.as_f64().expect("a number") * latency);
+    }
+    changed
+}
+
 /// Runs `diff`, and gives its exit status and its words.
 fn diff(before: &Value, after: &Value, args: &[&str]) -> (i32, String) {
     let folder = tempfile::tempdir().expect("a folder");
@@ -82,10 +95,27 @@ fn what_moved_beyond_its_spread_is_told_and_decides() {
 }
 
 #[test]
+fn a_lower_knee_is_worse_and_no_better_latency() {
+    let before = scheduled(40_000.0, 1.0);
+    let (code, words) = diff(&before, &scheduled(30_000.0, 0.001), &[]);
+    assert_eq!((code, words.contains("1 got worse and 0 better")), (1, true), "{words}");
+    assert!(words.contains("schedule, 1/s") && words.contains("those of 40,000 and of 30,000 messages a second"), "{words}");
+    let (code, words) = diff(&before, &scheduled(50_000.0, 1_000.0), &[]);
+    assert_eq!((code, words.contains("0 got worse and 1 better")), (0, true), "{words}");
+    // As near as this, latencies are of the same thing.
+    let (code, words) = diff(&before, &scheduled(39_000.0, 1_000.0), &[]);
+    assert_eq!((code, words.contains("1 got worse and 0 better"), words.contains("not compared")), (1, true, false), "{words}");
+}
+
+#[test]
 fn hosts_are_not_compared_without_a_word() {
-    for (field, value, told) in
-        [("kernel", json!("2.2.14"), "and 2.2.14"), ("cores", json!(4096), "and 4096"), ("cpu_model", json!("Z80"), "and Z80")]
-    {
+    let bytes = measured()["host"]["memory_bytes"].as_u64().expect("a number");
+    for (field, value, told) in [
+        ("kernel", json!("2.2.14"), "and 2.2.14"),
+        ("cores", json!(4096), "and 4096"),
+        ("cpu_model", json!("Z80"), "and Z80"),
+        ("memory_bytes", json!(bytes * 3 / 4), "memory "),
+    ] {
         let mut other = times("weir", 1_000.0);
         other["host"][field] = value;
         let (code, words) = diff(measured(), &other, &[]);
@@ -96,7 +126,11 @@ fn hosts_are_not_compared_without_a_word() {
         assert_eq!((code, words.contains("2 got worse and 0 better")), (1, true), "{words}");
         assert!(words.contains(told) && !words.contains("server CPU, ns") && !words.contains("p99"), "{words}");
     }
+    // Another boot of the same machine.
     let mut other = measured().clone();
+    other["host"]["memory_bytes"] = json!(bytes * 97 / 100);
+    let (code, words) = diff(measured(), &other, &[]);
+    assert_eq!(code, 0, "{words}");
     (other["host"]["git"], other["host"]["sysctls"]["net.core.somaxconn"]) = (json!("another"), json!("1"));
     let (code, words) = diff(measured(), &other, &[]);
     assert_eq!(code, 0, "{words}");

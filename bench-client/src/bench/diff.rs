@@ -9,19 +9,30 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use clap::ValueEnum as _;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
+    cases::Load,
     summary::{FORMAT, Spread},
     table::spread,
 };
-use crate::{args::DiffArgs, launch::Failure, table::grouped};
+use crate::{
+    args::{CaseName, DiffArgs},
+    launch::Failure,
+    table::grouped,
+};
 
 /// With fewer rounds nothing is known of the spread.
 const ROUNDS_MIN: u32 = 3;
 /// A smaller part than this is no change, however exact both sides are.
 const CHANGE_MIN: f64 = 0.01;
+/// The same of the rate of a schedule, which comes of one search that does not find the knee more exactly. At rates that differ by more, what
+/// a message takes is not the same thing.
+const RATE_CHANGE_MIN: f64 = 0.05;
+/// What a kernel keeps of the memory for itself is another part at each boot, and smaller than this.
+const MEMORY_CHANGE_MIN: f64 = 0.05;
 
 /// What is read of a result of `bench`.
 #[derive(Debug, Deserialize)]
@@ -36,6 +47,7 @@ struct Host {
     kernel: String,
     cores: u32,
     cpu_model: String,
+    memory_bytes: u64,
     git: String,
     load_average: f64,
     sysctls: BTreeMap<String, String>,
@@ -57,6 +69,7 @@ struct Outcome {
     server_cpu_ns_per_connection: Option<Spread>,
     user_bytes_per_connection: Option<Spread>,
     ratio_to_limit: Option<Spread>,
+    rate_per_s: Option<Spread>,
     latency_us: Option<Latency>,
 }
 
@@ -84,19 +97,32 @@ impl Outcome {
     fn is_loop(&self) -> bool {
         self.target == "limit" || self.target == "echo"
     }
+
+    /// The rate, where it is one that the server was found to keep up with.
+    fn scheduled(&self) -> Option<Spread> {
+        let case = CaseName::from_str(&self.scenario, false).ok()?;
+        self.rate_per_s.filter(|_| matches!(case.load(), Load::Paced { .. }))
+    }
+
+    /// The rates of both, if they are too far apart to compare what a message takes.
+    fn rates_apart(&self, other: &Outcome) -> Option<(f64, f64)> {
+        let (before, after) = (self.scheduled()?.median, other.scheduled()?.median);
+        ((after - before).abs() > RATE_CHANGE_MIN * before).then_some((before, after))
+    }
 }
 
-/// What is compared. Of each, less is better.
+/// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Measure {
     Cpu,
     Ratio,
     Memory,
+    Rate,
     P99,
 }
 
 impl Measure {
-    const ALL: [Measure; 4] = [Measure::Cpu, Measure::Ratio, Measure::Memory, Measure::P99];
+    const ALL: [Measure; 5] = [Measure::Cpu, Measure::Ratio, Measure::Memory, Measure::Rate, Measure::P99];
     /// What a slower machine does not change.
     const ACROSS_HOSTS: [Measure; 2] = [Measure::Ratio, Measure::Memory];
 
@@ -105,7 +131,31 @@ impl Measure {
             Measure::Cpu => "server CPU, ns",
             Measure::Ratio => "times the limit",
             Measure::Memory => "B per connection",
+            Measure::Rate => "schedule, 1/s",
             Measure::P99 => "p99, µs",
+        }
+    }
+
+    fn is_better_when_less(self) -> bool {
+        match self {
+            Measure::Cpu | Measure::Ratio | Measure::Memory | Measure::P99 => true,
+            Measure::Rate => false,
+        }
+    }
+
+    /// A smaller part than this is no change.
+    fn change_min(self) -> f64 {
+        match self {
+            Measure::Cpu | Measure::Ratio | Measure::Memory | Measure::P99 => CHANGE_MIN,
+            Measure::Rate => RATE_CHANGE_MIN,
+        }
+    }
+
+    /// Whether it depends on how many messages come in a second.
+    fn is_of_a_rate(self) -> bool {
+        match self {
+            Measure::Cpu | Measure::P99 => true,
+            Measure::Ratio | Measure::Memory | Measure::Rate => false,
         }
     }
 
@@ -115,6 +165,7 @@ impl Measure {
             // That of the loop itself is 1.
             Measure::Ratio => outcome.ratio_to_limit.filter(|_| !outcome.is_loop()),
             Measure::Memory => outcome.user_bytes_per_connection,
+            Measure::Rate => outcome.scheduled(),
             Measure::P99 => outcome.latency_us.as_ref().map(|latency| latency.p99),
         }
     }
@@ -122,8 +173,8 @@ impl Measure {
     fn format(self, value: f64) -> String {
         match self {
             Measure::Ratio => format!("{value:.2}"),
-            Measure::Cpu | Measure::Memory | Measure::P99 if value < 0.0 => format!("{value:.0}"),
-            Measure::Cpu | Measure::Memory | Measure::P99 => grouped(value.round() as u64),
+            Measure::Cpu | Measure::Memory | Measure::Rate | Measure::P99 if value < 0.0 => format!("{value:.0}"),
+            Measure::Cpu | Measure::Memory | Measure::Rate | Measure::P99 => grouped(value.round() as u64),
         }
     }
 }
@@ -139,13 +190,15 @@ enum Verdict {
 }
 
 impl Verdict {
-    fn of(before: &Spread, after: &Spread, rounds: u32) -> Verdict {
+    fn of(measure: Measure, before: &Spread, after: &Spread, rounds: u32) -> Verdict {
         let change = (after.median - before.median).abs();
+        let (less, more) =
+            if measure.is_better_when_less() { (Verdict::Better, Verdict::Worse) } else { (Verdict::Worse, Verdict::Better) };
         match () {
             () if rounds < ROUNDS_MIN => Verdict::TooFewRounds,
-            () if change <= CHANGE_MIN * before.median.abs() => Verdict::Same,
-            () if after.max < before.min => Verdict::Better,
-            () if after.min > before.max => Verdict::Worse,
+            () if change <= measure.change_min() * before.median.abs() => Verdict::Same,
+            () if after.max < before.min => less,
+            () if after.min > before.max => more,
             () => Verdict::Same,
         }
     }
@@ -202,7 +255,12 @@ fn hosts_differ(before: &Host, after: &Host) -> Vec<String> {
         ("CPU", before.cpu_model.clone(), after.cpu_model.clone()),
     ];
     let differ = facts.into_iter().filter(|(_, before, after)| before != after);
-    differ.map(|(what, before, after)| format!("{what} {before} and {after}")).collect()
+    let mut words: Vec<String> = differ.map(|(what, before, after)| format!("{what} {before} and {after}")).collect();
+    let [least, most] = [before.memory_bytes.min(after.memory_bytes), before.memory_bytes.max(after.memory_bytes)];
+    if (most - least) as f64 > MEMORY_CHANGE_MIN * most as f64 {
+        words.push(format!("memory {} MB and {} MB", grouped(before.memory_bytes >> 20), grouped(after.memory_bytes >> 20)));
+    }
+    words
 }
 
 /// What else is not the same, and what makes numbers doubtful.
@@ -259,7 +317,15 @@ fn compare(before: &[Outcome], after: &[Outcome], measures: &[Measure]) -> anyho
             let [old, new] = [old, new].map(|outcome| outcome.server_version.as_deref().unwrap_or("unknown"));
             others.push(format!("{name}: version {old} and {new}"));
         }
-        let rows: Vec<_> = measures.iter().filter_map(|measure| row(*measure, old, new)).collect();
+        let apart = old.rates_apart(new);
+        let comparable = measures.iter().filter(|measure| apart.is_none() || !measure.is_of_a_rate());
+        let rows: Vec<_> = comparable.filter_map(|measure| row(*measure, old, new)).collect();
+        if let Some((before, after)) = apart {
+            let [before, after] = [before, after].map(|rate| grouped(rate.round() as u64));
+            others.push(format!(
+                "{name}: CPU and p99 are not compared, for they are those of {before} and of {after} messages a second"
+            ));
+        }
         if rows.is_empty() {
             others.push(format!("{name}: nothing was measured on both sides"));
         }
@@ -285,7 +351,7 @@ fn compare(before: &[Outcome], after: &[Outcome], measures: &[Measure]) -> anyho
 /// One measure on both sides, if both have it.
 fn row(measure: Measure, old: &Outcome, new: &Outcome) -> Option<(String, Verdict)> {
     let (before, after) = (measure.of(old)?, measure.of(new)?);
-    let verdict = Verdict::of(&before, &after, old.valid_rounds.min(new.valid_rounds));
+    let verdict = Verdict::of(measure, &before, &after, old.valid_rounds.min(new.valid_rounds));
     let ratio = if before.median > 0.0 { format!("{:.2}", after.median / before.median) } else { "–".to_owned() };
     let [was, is] = [before, after].map(|both| spread(&both, |value| measure.format(value)));
     let words = format!("{:<18}{was:>30}{is:>30}{ratio:>8}  {}", measure.name(), verdict.name());
@@ -310,12 +376,17 @@ mod tests {
             (spread(80.0, 70.0, 90.0), Verdict::Same),
             (spread(80.0, 70.0, 89.0), Verdict::Better),
         ] {
-            assert_eq!(Verdict::of(&before, &after, 3), verdict, "{after:?}");
-            assert_eq!(Verdict::of(&before, &after, 2), Verdict::TooFewRounds);
+            assert_eq!(Verdict::of(Measure::Cpu, &before, &after, 3), verdict, "{after:?}");
+            assert_eq!(Verdict::of(Measure::Cpu, &before, &after, 2), Verdict::TooFewRounds);
         }
-        let exact = |bytes: f64| spread(bytes, bytes, bytes);
-        assert_eq!(Verdict::of(&exact(1_000.0), &exact(1_010.0), 5), Verdict::Same, "one part in a hundred is nothing");
-        assert_eq!(Verdict::of(&exact(1_000.0), &exact(1_011.0), 5), Verdict::Worse);
-        assert_eq!(Verdict::of(&exact(-8.0), &exact(-8.0), 5), Verdict::Same);
+        let exact = |value: f64| spread(value, value, value);
+        let between = |measure, before, after| Verdict::of(measure, &exact(before), &exact(after), 5);
+        assert_eq!(between(Measure::Memory, 1_000.0, 1_010.0), Verdict::Same, "one part in a hundred is nothing");
+        assert_eq!(between(Measure::Memory, 1_000.0, 1_011.0), Verdict::Worse);
+        assert_eq!(between(Measure::Memory, -8.0, -8.0), Verdict::Same);
+        // A knee is not found more exactly than that, and a higher one is a better one.
+        assert_eq!(between(Measure::Rate, 1_000.0, 950.0), Verdict::Same);
+        assert_eq!(between(Measure::Rate, 1_000.0, 949.0), Verdict::Worse);
+        assert_eq!(between(Measure::Rate, 1_000.0, 1_051.0), Verdict::Better);
     }
 }
