@@ -14,6 +14,7 @@ mod limit;
 mod measure;
 mod million;
 mod offline;
+mod outputs;
 mod plan;
 mod progress;
 mod reach;
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    let result = match &cli.command {
+    let result = outputs::check(&cli.command).and_then(|()| match &cli.command {
         Command::Connect(args) => launch::connect(args),
         Command::Route(args) => launch::route(args),
         Command::Fanout(args) => launch::fanout(args),
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
         Command::Diff(args) => bench::diff(args),
         Command::Exec(args) => bench::exec(args),
         Command::Demo(args) => demo::demo(args),
-    };
+    });
     match result {
         Ok(code) => ExitCode::from(code),
         Err(Failure::Usage(words)) => {

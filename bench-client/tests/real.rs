@@ -326,6 +326,42 @@ fn a_long_run_is_judged_by_its_cycles() {
 }
 
 #[test]
+fn results_that_could_not_be_written_are_refused_before_anything_starts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+    let (astray, kept, new) = (path("nowhere/x.json"), path("kept.json"), path("new.json"));
+    std::fs::write(&kept, "before").expect("written");
+    for command in [
+        &["connect"][..],
+        &["route"],
+        &["fanout"],
+        &["offline"],
+        &["storm"],
+        &["limit", "echo"],
+        &["limit", "relay"],
+        &["limit", "fanout"],
+        &["limit", "accept"],
+        &["million", "--weir", "/nowhere/weir"],
+        &["soak", "--weir", "/nowhere/weir"],
+        &["bench", "--weir", "/nowhere/weir"],
+        &["bench", "--json", &new, "--html", &astray],
+    ] {
+        let is_html = command.contains(&"--html");
+        let args = if is_html { command.to_vec() } else { [command, &["--json", &astray]].concat() };
+        let output = bench(&args);
+        assert_eq!(code(&output), 2, "{args:?}: {}", text(&output));
+        let words = format!("{} {astray} cannot be written", if is_html { "--html" } else { "--json" });
+        assert!(text(&output).contains(&words) && text(&output).contains("mkdir -p"), "{args:?}: {}", text(&output));
+    }
+    // Nobody is there.
+    for file in [&kept, &new] {
+        assert_eq!(code(&bench(&["route", "--target", "127.0.0.1:1", "--json", file])), 2);
+    }
+    assert_eq!(std::fs::read_to_string(&kept).expect("there"), "before");
+    assert!(!std::path::Path::new(&new).exists(), "an empty file of a run that failed");
+}
+
+#[test]
 fn nobody_home_and_wrong_use_are_told_apart() {
     let output = bench(&["route", "--target", "127.0.0.1:1"]);
     assert_eq!(code(&output), 2);
