@@ -8,6 +8,7 @@ mod cases;
 mod cores;
 mod diff;
 mod host;
+mod knee;
 mod page;
 mod pauses;
 mod run;
@@ -24,6 +25,7 @@ use serde::Serialize;
 use weir::reactor::Kind;
 
 use self::{
+    cases::Load,
     cores::Cores,
     host::BenchHost,
     run::{Interrupted, Runner},
@@ -139,7 +141,10 @@ fn available(
 
 fn announce(args: &BenchArgs, host: &BenchHost, cases: &[CaseName], targets: &[TargetName], missing: &[Missing]) {
     let all: usize = cases.iter().map(|case| targets.iter().filter(|target| case.takes(**target)).count()).sum();
-    let minutes = f64::from(args.rounds) * all as f64 * (args.duration.as_secs_f64() + SECONDS_BESIDE) / 60.0;
+    let paced = cases.iter().filter(|case| matches!(case.load(), Load::Paced { .. }));
+    let knees: usize = paced.map(|case| targets.iter().filter(|target| case.takes(**target)).count()).sum();
+    let runs = args.rounds as usize * all + knees * knee::RUNS_ABOUT as usize;
+    let minutes = runs as f64 * (args.duration.as_secs_f64() + SECONDS_BESIDE) / 60.0;
     eprintln!("{}", host.words());
     eprintln!("{} rounds of {all} runs: about {:.0} minutes", args.rounds, minutes.ceil());
     missing.iter().for_each(|missing| eprintln!("without {}: {}", missing.target, missing.reason));

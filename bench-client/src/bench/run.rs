@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use super::{
     cases::{KNEE_PART, Load, Place, with_json, words},
+    knee,
     servers::{SECRET, Servers, last_words},
     summary::Run,
 };
@@ -32,9 +33,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// What single runs would take from the environment, and what is none of the bench's.
 const VARIABLES: [&str; 2] = ["BENCH_TOKEN", "BENCH_HS256_SECRET"];
 
-/// The knee is looked for in steps of this, and beyond it is where latency is more than that, or the schedule cannot be held.
-const KNEE_STEP: f64 = 0.75;
-const KNEE_STEPS_MAX: u32 = 12;
+/// Beyond the knee latency is more than this, or the schedule cannot be held.
 const KNEE_P99_US_MAX: f64 = 5_000.0;
 
 /// What all runs share.
@@ -85,8 +84,7 @@ impl Runner<'_> {
         loaded.and(server.stop())
     }
 
-    /// The highest rate that the server keeps up with, and its load does, too: searched once, downwards from what the closed loop
-    /// reaches, which sends many messages at a time and so reaches more than any schedule.
+    /// The highest rate that the server keeps up with, and its load does, too: searched once, below what the closed loop reaches.
     fn knee(&self, depth: u32, target: TargetName, place: &Place<'_>) -> anyhow::Result<f64> {
         if let Some((_, knee)) = self.knees.borrow().iter().find(|(known, _)| *known == target) {
             return Ok(*knee);
@@ -98,20 +96,17 @@ impl Runner<'_> {
         };
         let closed = try_out((Load::Route { depth }, None))?;
         let reached = closed.number("/rate_per_s").filter(|rate| closed.is_valid() && *rate > 0.0);
-        let mut rate =
+        let reached =
             reached.with_context(|| format!("the closed loop before was not valid: {}", closed.problems().join("; ")))?;
-        for _ in 0..KNEE_STEPS_MAX {
-            rate *= KNEE_STEP;
+        let knee = knee::search(reached, |rate| {
             let run = try_out((Load::Paced { depth }, Some(rate)))?;
-            if run.is_valid() && run.number("/latency_us/p99").is_some_and(|p99| p99 <= KNEE_P99_US_MAX) {
-                self.knees.borrow_mut().push((target, rate));
-                return Ok(rate);
-            }
             if self.servers.signals.interrupted() {
                 bail!("interrupted");
             }
-        }
-        bail!("not even {rate:.0} messages a second could be sent by a schedule here: this machine is too busy, or too slow")
+            Ok(run.is_valid() && run.number("/latency_us/p99").is_some_and(|p99| p99 <= KNEE_P99_US_MAX))
+        })?;
+        self.knees.borrow_mut().push((target, knee));
+        Ok(knee)
     }
 
     /// Runs this program once more, with these words.
