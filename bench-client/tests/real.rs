@@ -308,7 +308,7 @@ fn a_long_run_is_judged_by_its_cycles() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let json = file.path().to_str().expect("text");
     let weir = weir().to_str().expect("text");
-    let output = bench(&["soak", "--duration", "16s", "--cycle", "2s", "--weir", weir, "--json", json]);
+    let output = bench(&["soak", "--duration", "20s", "--weir", weir, "--json", json]);
     let object: Value = serde_json::from_str(&std::fs::read_to_string(json).expect("the result")).expect("JSON");
     schema::check(&object, Made::default());
     // On a busy machine nothing may be said of latency, and so short a run says little of memory; but nothing is lost.
@@ -320,6 +320,12 @@ fn a_long_run_is_judged_by_its_cycles() {
         assert!(cycle["returned_connections"].as_u64() >= Some(200), "{cycle:#}");
     }
     assert!(!text(&output).contains("did not stop"), "{}", text(&output));
+    let disturbed = cycles.iter().filter(|cycle| cycle["disturbed"].as_array().is_some_and(|parts| !parts.is_empty())).count();
+    for words in [format!("{disturbed} of 8 cycles"), "MB an hour [".into(), "too short a time to judge by it".into()] {
+        assert!(text(&output).contains(&words), "{words}: {}", text(&output));
+    }
+    let growth = |field: &str| object["growth"][field].as_f64().expect("a number");
+    assert!(growth("low") <= growth("bytes_per_hour") && growth("bytes_per_hour") <= growth("high"), "{object:#}");
 
     let output = bench(&["soak", "--duration", "10s", "--cycle", "5s", "--weir", weir]);
     assert!(code(&output) == 64 && text(&output).contains("raise --duration"), "{}", text(&output));

@@ -4,6 +4,7 @@
 //! Between the cycles nobody is connected: what the gateway's memory does not give back then, it keeps.
 #![forbid(unsafe_code)]
 
+mod growth;
 mod verdict;
 
 use std::{
@@ -34,8 +35,9 @@ use crate::{
 
 /// What a cycle is made of. `DURATION` stands for its length, and `THIRD` for a third of it. All but the slow part have a schedule, which two
 /// cores can hold: a machine that is always busy shows no drift.
-const PARTS: [(&str, &str); 5] = [
+const PARTS: [(&str, &str); 6] = [
     ("talk", "route --connections 200 --rate 1000 --duration DURATION"),
+    (SELDOM, "route --connections 200 --rate 10 --duration DURATION"),
     ("groups", "fanout --members 100 --groups 4 --durable --rate 100 --duration DURATION"),
     ("kept", "route --connections 100 --durable --rate 1000 --duration DURATION"),
     ("waves", "storm --connections 200 --senders 8 --rate 200 --drop-after THIRD --jitter-ms 500 --duration DURATION"),
@@ -43,10 +45,15 @@ const PARTS: [(&str, &str); 5] = [
 ];
 /// The part whose latency is judged: it has a schedule, and shares the gateway with all the others.
 const JUDGED: &str = "talk";
+/// The part whose clients send so seldom that the gateway waits for each by a poll, and takes the receive up again: every 20 s.
+const SELDOM: &str = "seldom";
 /// The part that is stopped and continued, and for how long each.
 const SLOW: &str = "slow";
 const STOPPED: Duration = Duration::from_millis(1_500);
 const RUNNING: Duration = Duration::from_millis(1_000);
+/// The shortest in which all parts come to their point, and the longest that is chosen without a word.
+const CYCLE_MIN: Duration = Duration::from_millis(2_500);
+const CYCLE_MAX_DEFAULT: Duration = Duration::from_secs(30);
 /// A part that is not through so long after its cycle hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// After a cycle, before memory is read.
@@ -58,23 +65,15 @@ const LOOK: Duration = Duration::from_millis(20);
 /// # Errors
 /// There is no result.
 pub(crate) fn soak(args: &SoakArgs) -> Result<u8, Failure> {
-    let cycles = (args.duration.as_secs_f64() / args.cycle.as_secs_f64()).floor() as u32;
-    if cycles < verdict::CYCLES_MIN {
-        return Err(Failure::Usage(format!(
-            "{:?} in cycles of {:?} are {cycles}, and it takes {} to tell growth from a beginning: raise --duration, or lower --cycle",
-            args.duration,
-            args.cycle,
-            verdict::CYCLES_MIN
-        )));
-    }
+    let (length, cycles) = cycles(args).map_err(Failure::Usage)?;
     let folder = tempfile::Builder::new().prefix("weir-soak-").tempdir().context("no directory for the store can be made")?;
     let mut server = start(&gateway::program(args.weir.as_deref())?, folder.path())?;
     let signals = launch::block_signals()?;
     let target = server.announced(gateway::ANNOUNCEMENT, &signals)?;
     let begun = Instant::now();
-    let mut report = SoakReport::new(args, launch::pick(None)?, measure::anonymous_bytes(server.id())?);
+    let mut report = SoakReport::new(length, launch::pick(None)?, measure::anonymous_bytes(server.id())?);
     for number in 0..cycles {
-        let soak = Soak { folder: folder.path(), target: &target, length: args.cycle, signals: &signals };
+        let soak = Soak { folder: folder.path(), target: &target, length, signals: &signals };
         let mut cycle = soak.run()?;
         thread::sleep(REST);
         cycle.server_bytes = measure::anonymous_bytes(server.id()).context("the gateway is gone")?;
@@ -98,6 +97,27 @@ pub(crate) fn soak(args: &SoakArgs) -> Result<u8, Failure> {
         write_json(path, &report)?;
     }
     Ok(report.exit_code())
+}
+
+/// How long each cycle is, and how many there are.
+fn cycles(args: &SoakArgs) -> Result<(Duration, u128), String> {
+    let least = verdict::CYCLES_MIN;
+    let length = args.cycle.unwrap_or((args.duration / least).clamp(CYCLE_MIN, CYCLE_MAX_DEFAULT));
+    if length < CYCLE_MIN {
+        return Err(format!(
+            "--cycle {length:?} is too short for clients to come, talk, drop, return and leave: {CYCLE_MIN:?} is the least"
+        ));
+    }
+    let cycles = args.duration.as_nanos() / length.as_nanos();
+    if cycles < least.into() {
+        return Err(format!(
+            "{:?} in cycles of {length:?} are {cycles}, and it takes {least} to tell growth from a beginning: raise --duration, to {:?} at \
+             least, or lower --cycle",
+            args.duration,
+            CYCLE_MIN * least
+        ));
+    }
+    Ok((length, cycles))
 }
 
 /// A gateway on a real disk, with retention and windows that are full within the first cycles, so that nothing grows for good reasons.
@@ -197,5 +217,58 @@ impl Soak<'_> {
     fn result(&self, name: &str) -> anyhow::Result<Value> {
         let text = fs::read_to_string(self.json(name)).with_context(|| format!("part {name:?} left no result"))?;
         serde_json::from_str(&text).with_context(|| format!("the result of part {name:?} cannot be read"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use weir::limits::RECEIVE_IDLE_MS_DEFAULT;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn args(words: &str) -> SoakArgs {
+        match Cli::try_parse_from(format!("bench-client soak {words}").split_whitespace()).expect("it is understood").command {
+            Command::Soak(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn cycles_fit_the_time_there_is() {
+        for (words, millis, count) in [
+            ("", 30_000, 60),
+            ("--duration 8h", 30_000, 960),
+            ("--duration 4m", 30_000, 8),
+            ("--duration 1m", 7_500, 8),
+            ("--duration 20s", 2_500, 8),
+            ("--duration 20003ms", 2_500, 8),
+            ("--duration 1m --cycle 5s", 5_000, 12),
+        ] {
+            let (length, cycles) = cycles(&args(words)).expect(words);
+            assert_eq!((length.as_millis(), cycles), (millis, count), "{words}");
+        }
+        for (words, told) in [
+            ("--duration 19s", "raise --duration, to 20s at least"),
+            ("--duration 1m --cycle 10s", "are 6, and it takes 8"),
+            ("--duration 1m --cycle 2s", "--cycle 2s is too short"),
+        ] {
+            let refused = cycles(&args(words)).expect_err(words);
+            assert!(refused.contains(told), "{words}: {refused}");
+        }
+    }
+
+    #[test]
+    fn clients_that_send_seldom_are_idle_for_the_gateway_between_their_messages() {
+        let (_, words) = PARTS.into_iter().find(|(name, _)| *name == SELDOM).expect("it is a part");
+        let words = format!("bench-client {}", words.replace("DURATION", "30s"));
+        let Command::Route(route) = Cli::try_parse_from(words.split(' ')).expect("it is understood").command else {
+            panic!("{words}");
+        };
+        let between_s = f64::from(route.connections) / route.rate.expect("a schedule");
+        // It may take twice as long until the gateway finds a connection idle.
+        assert!(between_s * 1_000.0 >= 2.0 * f64::from(RECEIVE_IDLE_MS_DEFAULT), "{between_s}");
+        assert!(between_s < CYCLE_MAX_DEFAULT.as_secs_f64(), "everybody sends in each cycle");
     }
 }
