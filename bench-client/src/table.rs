@@ -131,15 +131,15 @@ pub(crate) fn rows(report: &Report) -> Vec<(String, String)> {
         let per_connection =
             server.cpu_ns_per_connection.map_or(String::new(), |ns| format!("{} ns CPU per connection, ", grouped(ns as u64)));
         // Without messages the connections are what was measured.
-        let per_message =
-            server.cpu_ns_per_message.map_or(per_connection, |ns| format!("{} ns CPU per message, ", grouped(ns as u64)));
+        let per_delivery =
+            server.cpu_ns_per_message.map_or(per_connection, |ns| format!("{} ns CPU per delivery, ", grouped(ns as u64)));
         let per_accepted = server.cpu_ns_per_accepted.flatten();
-        let per_message = match per_accepted {
-            Some(ns) => format!("{per_message}{} ns per accepted message, ", grouped(ns as u64)),
-            None => per_message,
+        let per_delivery = match per_accepted {
+            Some(ns) => format!("{per_delivery}{} ns per accepted message, ", grouped(ns as u64)),
+            None => per_delivery,
         };
         let (cores, bytes) = (server.cpu_cores, server.user_bytes_per_connection);
-        row("server", format!("{per_message}{cores:.2} cores, {bytes:.0} B of memory per connection"));
+        row("server", format!("{per_delivery}{cores:.2} cores, {bytes:.0} B of memory per connection"));
     }
     row("this client", format!("{:.2} cores", report.client_cpu_cores));
     row("result", verdict(report));

@@ -86,7 +86,7 @@ fn every_scenario_is_measured_by_turns_and_the_result_is_as_documented() {
     let page = fs::read_to_string(folder.path().join("bench.html")).expect("the page");
     let held = page.split("id=\"data\">").nth(1).and_then(|rest| rest.split("</script>").next()).expect("the result is in it");
     assert_eq!(serde_json::from_str::<Value>(held).expect("JSON"), object);
-    assert!(words.contains("server CPU per message, ns") && words.contains("server CPU per login, ns"), "{words}");
+    assert!(words.contains("server CPU per delivery, ns") && words.contains("server CPU per login, ns"), "{words}");
 }
 
 #[test]

@@ -388,4 +388,8 @@ fn nobody_home_and_wrong_use_are_told_apart() {
         assert!(text(&output).contains(words), "{args:?}: {}", text(&output));
     }
     assert_eq!(code(&bench(&["--help"])), 0);
+    // Each names the page that describes its result.
+    for command in ["million", "soak", "bench"] {
+        assert!(text(&bench(&[command, "--help"])).contains(&format!("bench-client/schema-{command}.md")), "{command}");
+    }
 }

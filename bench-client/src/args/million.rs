@@ -44,7 +44,7 @@ pub(crate) struct MillionArgs {
     /// How both ends do their I/O. By default io_uring, or epoll where that is refused.
     #[arg(long, value_name = "DRIVER")]
     pub(crate) reactor: Option<ReactorArg>,
-    /// Write the result there, as JSON (bench-client/schema.md).
+    /// Write the result there, as JSON (bench-client/schema-million.md).
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }

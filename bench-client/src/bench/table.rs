@@ -23,7 +23,7 @@ pub(super) fn print(outcomes: &[Outcome]) {
     let mut last = None;
     for outcome in outcomes {
         if last != Some(&outcome.scenario) {
-            let unit = if outcome.server_cpu_ns_per_connection.is_some() { "login" } else { "message" };
+            let unit = if outcome.server_cpu_ns_per_connection.is_some() { "login" } else { "delivery" };
             println!("\n{}: {}", outcome.scenario, outcome.title);
             println!(
                 "  {:<14}{:>32}{:>22}{:>22}{:>12}{:>12}",

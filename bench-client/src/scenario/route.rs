@@ -28,8 +28,9 @@ pub(crate) enum Peers {
     Pairs,
     /// Each to itself, by way of an echo.
     Own,
-    /// Slot `k` of client `i` goes to client `i + offsets[k]`, modulo the active ones: random, and known to both ends.
-    Random { offsets: Vec<u32> },
+    /// Clients sit around a table in random order, and slot `k` of each sends `offsets[k]` places on: a random permutation without fixed
+    /// points for each slot, of which no two agree anywhere, and which both ends know.
+    Random { order: Vec<u32>, places: Vec<u32>, offsets: Vec<u32> },
 }
 
 impl Peers {
@@ -43,13 +44,22 @@ impl Peers {
                 offsets.push(offset);
             }
         }
-        Peers::Random { offsets }
+        let mut order: Vec<u32> = (0..active).collect();
+        // Fisher and Yates.
+        for last in (1..active).rev() {
+            order.swap(last as usize, random.below(last + 1) as usize);
+        }
+        let mut places = vec![0; order.len()];
+        for (place, client) in (0..).zip(&order) {
+            places[*client as usize] = place;
+        }
+        Peers::Random { order, places, offsets }
     }
 
     fn slots(&self) -> u32 {
         match self {
             Peers::Pairs | Peers::Own => 1,
-            Peers::Random { offsets } => offsets.len() as u32,
+            Peers::Random { offsets, .. } => offsets.len() as u32,
         }
     }
 
@@ -58,7 +68,9 @@ impl Peers {
         match self {
             Peers::Pairs => client ^ 1,
             Peers::Own => client,
-            Peers::Random { offsets } => (client + offsets[slot as usize]) % active,
+            Peers::Random { order, places, offsets } => {
+                order[((places[client as usize] + offsets[slot as usize]) % active) as usize]
+            }
         }
     }
 
@@ -67,7 +79,9 @@ impl Peers {
         match self {
             Peers::Pairs => client ^ 1,
             Peers::Own => client,
-            Peers::Random { offsets } => (client + active - offsets[slot as usize]) % active,
+            Peers::Random { order, places, offsets } => {
+                order[((places[client as usize] + active - offsets[slot as usize]) % active) as usize]
+            }
         }
     }
 }
@@ -279,7 +293,8 @@ mod tests {
 
     #[test]
     fn receivers_and_senders_agree() {
-        for (peers, active) in [(Peers::Pairs, 10), (Peers::random(16, 1000, 3), 1000), (Peers::random(16, 5, 3), 5)] {
+        let random = [(16, 1000), (1, 1000), (16, 5), (1, 2)].map(|(count, active)| (Peers::random(count, active, 3), active));
+        for (peers, active) in [(Peers::Pairs, 10)].into_iter().chain(random) {
             for client in 0..active {
                 let mut seen = Vec::new();
                 for slot in 0..peers.slots() {
@@ -290,6 +305,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn random_pairs_are_not_all_the_same_way_apart() {
+        let peers = Peers::random(1, 1000, 3);
+        let apart = (0..1000).map(|client| (peers.receiver(client, 0, 1000) + 1000 - client) % 1000);
+        // Of 1,000 random ones, 1,000 × (1 - 1/e) differ.
+        let different = apart.collect::<std::collections::BTreeSet<_>>().len();
+        assert!((550..700).contains(&different), "{different}");
     }
 
     #[test]
