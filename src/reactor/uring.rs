@@ -76,12 +76,7 @@ pub(super) struct Uring {
 /// An event that waits for the next dispatch.
 enum Owed {
     MoveRefused(ConnId),
-    /// Of a connection that has nothing in flight any more.
-    End(ConnId),
-    ConnectFailed {
-        token: u32,
-        errno: i32,
-    },
+    ConnectFailed { token: u32, errno: i32 },
 }
 
 impl Uring {
@@ -163,11 +158,6 @@ impl Uring {
             events += 1;
             match owed {
                 Owed::ConnectFailed { token, errno } => sink.event(Event::ConnectFailed { token, errno }),
-                Owed::End(conn) => {
-                    if self.table.get(conn).is_some_and(|slot| matches!(slot.phase, Phase::Stepping | Phase::Streaming)) {
-                        self.settle(conn, sink);
-                    }
-                }
                 Owed::MoveRefused(conn) => {
                     if self.table.get(conn).is_some_and(|slot| slot.phase == Phase::Stepping) {
                         sink.event(Event::MoveRefused { conn });

@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeSet, thread, time::Duration};
 
+use nix::sys::signal::Signal;
+use socket2::SockRef;
 use weir::wire::{ErrorCode, SendRef};
 
 use crate::harness::{Frame, Gateway, Got, LoginFields, Peer, Reactor, frame_bytes, on_both_reactors};
@@ -82,6 +84,34 @@ on_both_reactors! {
         let mut ended = peers.remove(0);
         ended.finish();
         assert!(matches!(ended.drain()[..], [Got::End]), "an end on a silent connection shows");
+    }
+
+    /// What a client sent before it reset its connection arrives, also when the gateway learns of the reset by sending to it.
+    fn what_came_before_a_reset_arrives(reactor) {
+        let gateway = Gateway::start(reactor, &[]);
+        let (mut bob, mut carol) = (gateway.login("bob", "1"), gateway.login("carol", "1"));
+        for round in 0..5_u64 {
+            let mut alice = gateway.login("alice", "1");
+            gateway.signal(Signal::SIGSTOP);
+            carol.send("user/alice", round, b"are you there?");
+            let sends = (0..8).map(|id| {
+                let send = SendRef { channel: "user/bob", client_msg_id: round * 8 + id, payload: &[b'a'; 400], ..SendRef::default() };
+                frame_bytes(&Frame::Send(send))
+            });
+            // At once, and no more than a window holds: the last ones would wait for acknowledgements.
+            alice.write(&sends.collect::<Vec<_>>().concat());
+            // All is in the gateway's socket by then.
+            thread::sleep(Duration::from_millis(20));
+            SockRef::from(alice.stream()).set_linger(Some(Duration::ZERO)).expect("can be set");
+            drop(alice);
+            gateway.signal(Signal::SIGCONT);
+            for id in 0..8 {
+                let (from, seen, payload) = bob.next_push();
+                assert_eq!((from.as_str(), seen, payload.len()), ("alice", round * 8 + id, 400));
+            }
+            gateway.await_value("sessions", 2, |gateway| gateway.metric("sessions"));
+        }
+        [bob, carol].iter_mut().for_each(Peer::check_alive);
     }
 
     fn messages_of_one_sender_stay_in_order(reactor) {

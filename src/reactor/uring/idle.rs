@@ -71,7 +71,7 @@ impl Uring {
             if slot.phase != Phase::Streaming || !receives {
                 continue;
             }
-            if !is_silent || slot.queue != NO_BUFFER || slot.flags.has(Flags::ENDED) {
+            if !is_silent || slot.queue != NO_BUFFER || slot.flags.has(Flags::ENDED.and(Flags::BROKEN)) {
                 self.idle.is_due = true;
                 continue;
             }

@@ -114,9 +114,20 @@ pub(super) fn receive_one(conn: ConnId) -> squeue::Entry {
         .user_data(Op::Receive.of(conn))
 }
 
-/// Completes when there is something to receive, or the end, and leaves it where it is; needs no shared buffer.
-pub(super) fn peek(conn: ConnId, byte: *mut u8) -> squeue::Entry {
-    opcode::Recv::new(fixed(conn), byte, 1).flags(libc::MSG_PEEK).build().user_data(Op::Receive.of(conn))
+/// Receives once what is there already; fails with `EAGAIN` when nothing is.
+pub(super) fn receive_rest(conn: ConnId) -> squeue::Entry {
+    opcode::Recv::new(fixed(conn), std::ptr::null_mut(), 0)
+        .buf_group(BUFFER_GROUP)
+        .flags(libc::MSG_DONTWAIT)
+        .build()
+        .flags(squeue::Flags::BUFFER_SELECT)
+        .user_data(Op::Receive.of(conn))
+}
+
+/// Completes when there is something to receive, or the end, and leaves it where it is; needs no shared buffer. `waits`: until then.
+pub(super) fn peek(conn: ConnId, byte: *mut u8, waits: bool) -> squeue::Entry {
+    let flags = libc::MSG_PEEK | if waits { 0 } else { libc::MSG_DONTWAIT };
+    opcode::Recv::new(fixed(conn), byte, 1).flags(flags).build().user_data(Op::Receive.of(conn))
 }
 
 /// Completes when there is something to receive, or the end; holds less of the kernel's memory meanwhile than a receive.

@@ -41,8 +41,9 @@ impl Uring {
                     && slot.flags.clear(Flags::PARKED)
                 {
                     slot.flags.set(Flags::RECEIVING.and(Flags::PEEKING));
+                    let waits = !slot.flags.has(Flags::BROKEN);
                     let byte = std::ptr::from_mut(self.scratch.as_mut());
-                    self.push(ops::peek(conn, byte));
+                    self.push(ops::peek(conn, byte, waits));
                 }
             }
         }
@@ -63,15 +64,12 @@ impl Uring {
             return;
         }
         if slot.flags.has(Flags::ENDED) {
-            // A send failed while the receive was in flight, and that one ended with bytes instead of being cancelled.
-            if slot.flags.has(Flags::OWES_EOF.and(Flags::OWES_BROKEN)) {
-                self.owed.push_back(Owed::End(conn));
-            }
             return;
         }
         let entry = match slot.phase {
             // The machine has not seen the last step yet.
             Phase::Stepping if slot.queue != NO_BUFFER => return,
+            Phase::Stepping | Phase::Streaming if slot.flags.has(Flags::BROKEN) => ops::receive_rest(conn),
             Phase::Stepping => ops::receive_one(conn),
             Phase::Streaming if slot.flags.has(Flags::BUSY) || self.idle.never() => ops::receive_many(conn),
             Phase::Streaming if expected => ops::receive_one(conn),
@@ -117,7 +115,10 @@ impl Uring {
                 match (u32::try_from(result), buffer) {
                     (Ok(1..), Some(id)) => slot.queue = self.buffers.enqueue(slot.queue, id),
                     (Ok(_), _) => slot.flags.set(Flags::ENDED.and(Flags::OWES_EOF)),
-                    (Err(_), _) => slot.break_with(-result),
+                    (Err(_), _) => {
+                        slot.break_with(-result);
+                        slot.flags.set(Flags::ENDED);
+                    }
                 }
                 return 0;
             }
@@ -135,7 +136,8 @@ impl Uring {
             }
             (1.., Some(id)) => self.bytes(conn, id, !cqueue::more(flags), room, sink),
             (0.., _) => {
-                slot.flags.set(Flags::ENDED.and(Flags::OWES_EOF));
+                // Behind a failed send it is only that there are no more bytes.
+                slot.flags.set(if slot.flags.has(Flags::BROKEN) { Flags::ENDED } else { Flags::ENDED.and(Flags::OWES_EOF) });
                 self.settle(conn, sink)
             }
             (error, _) => self.receive_failed(conn, -error, sink),
@@ -162,29 +164,36 @@ impl Uring {
 
     fn receive_failed(&mut self, conn: ConnId, errno: i32, sink: &mut impl Sink) -> usize {
         let slot = self.table.get(conn).expect("the caller has looked");
+        let broke = slot.flags.has(Flags::BROKEN);
         match errno {
-            // A send failed, and its error waited for this.
-            _ if slot.flags.has(Flags::BROKEN) => self.settle(conn, sink),
             libc::ENOBUFS => {
                 self.stats.receives_parked.add(1);
                 slot.flags.set(Flags::PARKED);
                 self.parked.push_back(conn);
                 0
             }
-            libc::ECANCELED | libc::EINTR | libc::EAGAIN => {
-                // One that streams is cancelled only for being idle.
-                self.stats.receives_idled.add(u64::from(errno == libc::ECANCELED && slot.phase == Phase::Streaming));
+            libc::ECANCELED => {
+                // One that streams, and did not break, is cancelled only for being idle.
+                self.stats.receives_idled.add(u64::from(slot.phase == Phase::Streaming && !broke));
                 self.resume(conn);
                 0
             }
+            libc::EINTR | libc::EAGAIN if !broke => {
+                self.resume(conn);
+                0
+            }
+            // Behind a failed send, `EAGAIN` says that nothing is left.
             errno => {
-                slot.break_with(errno);
+                if !broke {
+                    slot.break_with(errno);
+                }
+                slot.flags.set(Flags::ENDED);
                 self.settle(conn, sink)
             }
         }
     }
 
-    /// A send failed: the connection is beyond use, which is told behind the bytes that came before.
+    /// A send failed: the connection is beyond use, which is told behind the bytes that came before. They may still be in the kernel.
     pub(super) fn fail(&mut self, conn: ConnId, errno: i32, sink: &mut impl Sink) -> usize {
         let slot = self.table.get(conn).expect("the caller has looked");
         if slot.flags.has(Flags::BROKEN) {
@@ -193,7 +202,8 @@ impl Uring {
         slot.break_with(errno);
         if slot.flags.has(Flags::RECEIVING) {
             self.push(ops::cancel_receive(conn));
-            return 0;
+        } else if !slot.flags.has(Flags::ENDED) {
+            self.resume(conn);
         }
         self.settle(conn, sink)
     }
@@ -210,7 +220,7 @@ impl Uring {
             sink.event(Event::Eof { conn });
             events += 1;
         }
-        if !slot.flags.has(Flags::RECEIVING) && slot.flags.clear(Flags::OWES_BROKEN) {
+        if slot.flags.has(Flags::ENDED) && slot.flags.clear(Flags::OWES_BROKEN) {
             sink.event(Event::Broken { conn, errno: slot.errno.into() });
             events += 1;
         }

@@ -44,13 +44,13 @@ impl Flags {
     pub(super) const READY: Flags = Flags(1 << 4);
     /// In the list of those whose receiving goes on with the next submission.
     pub(super) const RESUMING: Flags = Flags(1 << 5);
-    /// The peer has ended its direction, or the connection is beyond use: there is no more to receive.
+    /// There is no more to receive: the peer has ended its direction, or the connection broke and its last bytes are here.
     pub(super) const ENDED: Flags = Flags(1 << 6);
     /// `Eof` is still to be told, behind the bytes that wait.
     pub(super) const OWES_EOF: Flags = Flags(1 << 7);
-    /// `Broken` was told, or is to be: `errno` says which.
+    /// A receive or a send failed, and `errno` says why. `Broken` was told, or is to be.
     pub(super) const BROKEN: Flags = Flags(1 << 8);
-    /// `Broken` is still to be told, behind the bytes that wait and after the receive in flight.
+    /// `Broken` is still to be told, behind the last bytes.
     pub(super) const OWES_BROKEN: Flags = Flags(1 << 9);
     /// The receive in flight only looks.
     pub(super) const PEEKING: Flags = Flags(1 << 10);
@@ -100,9 +100,9 @@ pub(super) struct Slot {
 const _: () = assert!(size_of::<Slot>() == 16);
 
 impl Slot {
-    /// The connection is beyond use.
+    /// The connection is beyond use. What came before can still be received.
     pub(super) fn break_with(&mut self, errno: i32) {
-        self.flags.set(Flags::ENDED.and(Flags::BROKEN).and(Flags::OWES_BROKEN));
+        self.flags.set(Flags::BROKEN.and(Flags::OWES_BROKEN));
         // Linux has no socket error above 133.
         self.errno = u8::try_from(errno).unwrap_or(libc::EIO as u8);
     }

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod turns;
+
 use super::super::{Clock, Envelope, Kind, Peers, Setup, run, socket};
 use crate::{
     ids::{ConnId, ShardId},
