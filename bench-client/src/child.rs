@@ -1,27 +1,62 @@
-//! A server that this program starts: it says where it listens, and does not outlive its value here.
+//! A server that this program starts: it says where it listens, and does not outlive its value here, nor this process.
 #![forbid(unsafe_code)]
 
 use std::{
+    env,
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
+    path::Path,
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use nix::{
-    sys::signal::{self, Signal},
-    unistd::Pid,
+    sys::{
+        prctl,
+        signal::{self, Signal},
+    },
+    unistd::{Pid, getppid},
 };
 
-use crate::signals::Signals;
+use crate::{
+    args::ExecArgs,
+    launch::Failure,
+    signals::{Signals, unblock},
+};
 
 /// A server is up after this long, or not at all.
 const START_DEADLINE: Duration = Duration::from_secs(10);
 /// How often signals and the child are looked at while one is waited for.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// A command that becomes this program, by way of [`exec`]. The thread that starts it must live as long as it is to.
+///
+/// # Errors
+/// It is not known where this program is.
+pub(crate) fn command(program: &Path) -> anyhow::Result<Command> {
+    let mut command = Command::new(env::current_exe().context("this program's own place is not known")?);
+    command.args(["exec", "--parent", &std::process::id().to_string()]).arg(program);
+    Ok(command)
+}
+
+/// Becomes another program, with no signal blocked, that is killed when its parent ends, however that ends: `PR_SET_PDEATHSIG` of
+/// prctl(2). A child inherits what its parent blocks, and not all programs undo that. To unblock it in the parent while a child is started
+/// would let a signal end the parent, and leave the child behind.
+///
+/// # Errors
+/// It cannot be started.
+pub(crate) fn exec(args: &ExecArgs) -> Result<u8, Failure> {
+    unblock().context("signals cannot be unblocked")?;
+    prctl::set_pdeathsig(Signal::SIGKILL).context("the end of the parent cannot be made this process's own")?;
+    if getppid().as_raw() != args.parent {
+        return Err(anyhow!("process {} has ended already", args.parent).into());
+    }
+    let cause = Command::new(&args.program).args(&args.words).exec();
+    Err(anyhow!("{} cannot be started: {cause}", args.program.display()).into())
+}
 
 /// The server's process.
 pub(crate) struct Server {
@@ -31,7 +66,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts the program. To be called before signals are blocked, because a child inherits what is blocked.
+    /// Starts the program.
     ///
     /// # Errors
     /// It cannot be started.

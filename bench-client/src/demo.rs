@@ -1,7 +1,7 @@
 //! `make demo`: a gateway, 2,000 clients, about 20 seconds, one table.
 #![forbid(unsafe_code)]
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{path::Path, time::Duration};
 
 use clap::Parser;
 
@@ -83,7 +83,7 @@ fn reactor_words(reactor: Option<ReactorArg>) -> &'static [&'static str] {
 }
 
 fn start(program: &Path, reactor: Option<ReactorArg>) -> anyhow::Result<Server> {
-    let mut command = gateway::serve(Command::new(program));
+    let mut command = gateway::serve(program)?;
     command.args(["--dev", "--shards", SHARDS]).args(reactor_words(reactor));
     gateway::start(&mut command)
 }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use crate::child::Server;
+use crate::child::{self, Server};
 
 /// The first line of its standard output, before its address.
 pub(crate) const ANNOUNCEMENT: &str = "weir: listening on ";
@@ -33,21 +33,24 @@ pub(crate) fn program(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 }
 
 /// The command that serves, with nothing that is set for the gateways of this user: that is not meant for this one.
-pub(crate) fn serve(mut program: Command) -> Command {
+///
+/// # Errors
+/// As [`child::command`].
+pub(crate) fn serve(program: &Path) -> anyhow::Result<Command> {
+    let mut command = child::command(program)?;
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIR_")) {
-        program.env_remove(name);
+        command.env_remove(name);
     }
-    program.args(["serve", "--listen", "127.0.0.1:0"]);
-    program
+    command.args(["serve", "--listen", "127.0.0.1:0"]);
+    Ok(command)
 }
 
-/// Starts it. To be called before signals are blocked, as [`Server::start`].
+/// Starts it.
 ///
 /// # Errors
 /// It cannot be started.
 pub(crate) fn start(command: &mut Command) -> anyhow::Result<Server> {
-    let started = Server::start(command.stdin(Stdio::null()));
-    started.with_context(|| format!("the gateway {} cannot be started", command.get_program().display()))
+    Server::start(command.stdin(Stdio::null())).context("the gateway cannot be started")
 }
 
 /// Asks it to stop, as a service manager would, and waits for it. Gives the time that it took.

@@ -64,7 +64,7 @@ fn main() -> ExitCode {
         Command::Soak(args) => soak::soak(args),
         Command::Bench(args) => bench::bench(args),
         Command::Diff(args) => bench::diff(args),
-        Command::Exec(args) => bench::exec(args),
+        Command::Exec(args) => child::exec(args),
         Command::Demo(args) => demo::demo(args),
     });
     match result {

@@ -178,3 +178,31 @@ fn other_files_are_refused() {
     }
     assert_eq!(code(&bench(&["diff", &good])), 64);
 }
+
+#[test]
+fn a_server_whose_runs_all_failed_got_worse() {
+    let mut failed = measured().clone();
+    let results = failed["results"].as_array_mut().expect("results");
+    for result in results.iter_mut().filter(|result| result["target"] == "weir") {
+        result["valid_rounds"] = json!(0);
+        for number in ["server_cpu_ns_per_message", "server_cpu_ns_per_connection", "ratio_to_limit", "latency_us", "rate_per_s"]
+        {
+            result[number] = Value::Null;
+        }
+    }
+    let (status, words) = diff(measured(), &failed, &[]);
+    assert_eq!(status, 1, "{words}");
+    assert!(words.contains("WORSE: no run was valid in the second") && words.contains("2 got worse"), "{words}");
+}
+
+#[test]
+fn loops_alone_are_no_comparison_of_servers() {
+    let mut loops = measured().clone();
+    loops["results"].as_array_mut().expect("results").retain(|result| result["target"] != "weir");
+    for (before, after) in [(measured(), &loops), (&loops, measured())] {
+        let (status, words) = diff(before, after, &[]);
+        assert_eq!(status, 2, "{words}");
+        assert!(words.contains("no server in common, only the bare loops"), "{words}");
+    }
+    assert_eq!(diff(&loops, &loops, &[]).0, 0);
+}

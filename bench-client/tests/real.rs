@@ -276,6 +276,20 @@ fn a_stop_signal_ends_the_demo_and_its_gateway() {
 }
 
 #[test]
+fn a_demo_that_is_killed_takes_its_gateway_with_it() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_bench-client"));
+    demo.args(["demo", "--weir"]).arg(weir()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut demo = demo.spawn().expect("it starts");
+    thread::sleep(Duration::from_millis(2_500));
+    demo.kill().expect("it runs");
+    let asked = Instant::now();
+    // The pipe that both write their logs to ends when the last of them has.
+    let output = demo.wait_with_output().expect("a child");
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("INFO"), "its gateway did run: {output:?}");
+}
+
+#[test]
 fn very_many_connections_hold_talk_drop_and_come_back() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let json = file.path().to_str().expect("text");

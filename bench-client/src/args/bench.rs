@@ -37,6 +37,9 @@ pub(crate) struct BenchArgs {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ExecArgs {
+    /// The process that it is to end with.
+    #[arg(long)]
+    pub(crate) parent: i32,
     pub(crate) program: PathBuf,
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) words: Vec<OsString>,

@@ -299,10 +299,10 @@ struct Compared {
 /// Compares each scenario and target.
 ///
 /// # Errors
-/// There is nothing that both have.
+/// There is nothing that both have, or only loops, where servers were measured.
 fn compare(before: &[Outcome], after: &[Outcome], measures: &[Measure]) -> anyhow::Result<Compared> {
     let mut lines = vec![String::new(), format!("{:<51}{:>30}{:>30}{:>8}", "", "before", "after", "ratio")];
-    let (mut others, mut verdicts) = (Vec::new(), Vec::new());
+    let (mut others, mut verdicts, mut failed) = (Vec::new(), Vec::new(), 0);
     for old in before {
         let name = format!("{:<19}{}", old.scenario, old.name());
         let Some(new) = after.iter().find(|new| new.is_of(old)) else {
@@ -311,6 +311,11 @@ fn compare(before: &[Outcome], after: &[Outcome], measures: &[Measure]) -> anyho
         };
         if old.load() != new.load() {
             others.push(format!("{name}: not the same load, {} and {} connections", old.connections, new.connections));
+            continue;
+        }
+        if old.valid_rounds > 0 && new.valid_rounds == 0 {
+            failed += u32::from(!old.is_loop());
+            others.push(format!("{name}: WORSE: no run was valid in the second; its \"problems\" say why"));
             continue;
         }
         if old.server_version != new.server_version {
@@ -336,11 +341,15 @@ fn compare(before: &[Outcome], after: &[Outcome], measures: &[Measure]) -> anyho
     }
     let only_after = after.iter().filter(|new| !before.iter().any(|old| new.is_of(old)));
     others.extend(only_after.map(|new| format!("{:<19}{}: only in the second", new.scenario, new.name())));
-    if verdicts.is_empty() {
+    if verdicts.is_empty() && failed == 0 {
         bail!("the two have nothing in common: {}", others.join("; "));
     }
+    let has_servers = before.iter().chain(after).any(|outcome| !outcome.is_loop());
+    if has_servers && failed == 0 && verdicts.iter().all(|(_, is_loop)| *is_loop) {
+        bail!("the two have no server in common, only the bare loops: {}", others.join("; "));
+    }
     let count = |wanted| verdicts.iter().filter(|verdict| **verdict == (wanted, false)).count() as u32;
-    let (worse, better) = (count(Verdict::Worse), count(Verdict::Better));
+    let (worse, better) = (count(Verdict::Worse) + failed, count(Verdict::Better));
     lines.extend(others);
     lines.push(format!(
         "\nBeyond the spread of their rounds, {worse} got worse and {better} better, without the loops, which are a measure of the machine."

@@ -24,6 +24,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use weir::reactor::Kind;
 
+pub(crate) use self::diff::diff;
 use self::{
     cases::Load,
     cores::Cores,
@@ -32,7 +33,6 @@ use self::{
     servers::Servers,
     summary::{FORMAT, Loops, Outcome, Run},
 };
-pub(crate) use self::{diff::diff, servers::exec};
 use crate::{
     args::{BenchArgs, CaseName, ReactorArg, Size, TargetName},
     gateway,

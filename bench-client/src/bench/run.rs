@@ -24,7 +24,10 @@ use super::{
     servers::{SECRET, Servers, last_words},
     summary::Run,
 };
-use crate::args::{CaseName, Size, TargetName};
+use crate::{
+    args::{CaseName, Size, TargetName},
+    child,
+};
 
 /// What a run may take beyond its sending phase: for the ramp, the last messages and the end.
 const SPARE: Duration = Duration::from_secs(120);
@@ -114,7 +117,7 @@ impl Runner<'_> {
         let (json, log) = (self.servers.folder.join("result.json"), self.servers.folder.join("load.log"));
         let _ = fs::remove_file(&json);
         let file = File::create(&log).with_context(|| format!("{} cannot be written", log.display()))?;
-        let mut command = Command::new(env::current_exe().context("this program's own place is not known")?);
+        let mut command = child::command(&env::current_exe().context("this program's own place is not known")?)?;
         // Ctrl-C of a terminal is for us: the load is told by us, once, because it takes a second time for an order to end at once.
         command.process_group(0);
         command.args(with_json(words, &json)).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);

@@ -5,7 +5,6 @@ use std::{
     env,
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -16,11 +15,10 @@ use anyhow::{Context, anyhow, bail};
 
 use super::cores::Cores;
 use crate::{
-    args::{CaseName, ExecArgs, TargetName},
-    child::Server,
+    args::{CaseName, TargetName},
+    child::{self, Server},
     gateway,
-    launch::Failure,
-    signals::{Signals, unblock},
+    signals::Signals,
 };
 
 /// What tokens are signed with where there are tokens. The gateway listens on loopback, for as long as a run takes.
@@ -116,7 +114,7 @@ impl Servers<'_> {
 
     fn start_weir(&self, reactor: &str, case: CaseName, log: &Path) -> anyhow::Result<Running> {
         let program = self.weir.as_deref().context("the gateway's program is not known")?;
-        let mut command = gateway::serve(in_place(program)?);
+        let mut command = gateway::serve(program)?;
         command.args(["--reactor", reactor, "--shards", &case.shards().to_string()]);
         command.args(["--data", "memory", "--limits-frames-per-second", "0", "--limits-bytes-per-second", "0"]);
         match case {
@@ -136,7 +134,7 @@ impl Servers<'_> {
         let address = free_address().context("no port is free")?;
         let configuration = self.folder.join("peer.conf");
         fs::write(&configuration, peer.configured(address.port())).context("its configuration cannot be written")?;
-        let mut command = in_place(&program)?;
+        let mut command = child::command(&program)?;
         // One thread for Go; mosquitto has no more anyway.
         command.arg("-c").arg(&configuration).env("GOMAXPROCS", "1");
         let mut server = self.spawn(&mut command, 1, log)?;
@@ -174,24 +172,6 @@ impl Running {
         let time = gateway::STOP_DEADLINE;
         if self.ends_well { gateway::stop(&mut self.server, time).map(drop) } else { self.server.terminate(time).map(drop) }
     }
-}
-
-/// A command that becomes this program: signals are blocked here, which children inherit, and which not all servers undo. To unblock them
-/// here while a child is started would let one of them end this process, and leave the child behind.
-fn in_place(program: &Path) -> anyhow::Result<Command> {
-    let mut command = Command::new(env::current_exe().context("this program's own place is not known")?);
-    command.arg("exec").arg(program);
-    Ok(command)
-}
-
-/// Becomes another program, with no signal blocked.
-///
-/// # Errors
-/// It cannot be started.
-pub(crate) fn exec(args: &ExecArgs) -> Result<u8, Failure> {
-    unblock().context("signals cannot be unblocked")?;
-    let cause = Command::new(&args.program).args(&args.words).exec();
-    Err(anyhow!("{} cannot be started: {cause}", args.program.display()).into())
 }
 
 /// The last line of a log that says anything.

@@ -3,7 +3,7 @@
 
 mod plan;
 
-use std::{path::Path, process::Command, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
@@ -62,7 +62,6 @@ pub(crate) fn million(args: &MillionArgs) -> Result<u8, Failure> {
         return Ok(0);
     }
     let program = gateway::program(args.weir.as_deref())?;
-    // Both are started before signals are blocked.
     let (mut server, mut empty) = (start(&program, &outline, kind)?, start(&program, &outline, kind)?);
     let signals = launch::block_signals()?;
     let target = empty.announced(gateway::ANNOUNCEMENT, &signals)?;
@@ -127,7 +126,7 @@ fn print_outline(wanted: &Wanted, outline: &Outline) {
 
 fn start(program: &Path, outline: &Outline, kind: Kind) -> anyhow::Result<Server> {
     let shards = outline.shards.to_string();
-    let mut command = gateway::serve(Command::new(program));
+    let mut command = gateway::serve(program)?;
     command.args(["--dev", "--shards", &shards, "--reactor", kind.name()]);
     command.args(["--limits-frames-per-second", "0", "--limits-bytes-per-second", "0"]);
     gateway::start(&mut command)

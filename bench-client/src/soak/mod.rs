@@ -10,7 +10,7 @@ mod verdict;
 use std::{
     fs::{self, File},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -25,7 +25,7 @@ use serde_json::Value;
 use self::verdict::{Cycle, SoakReport};
 use crate::{
     args::SoakArgs,
-    child::Server,
+    child::{self, Server},
     gateway,
     launch::{self, Failure},
     measure,
@@ -123,7 +123,7 @@ fn cycles(args: &SoakArgs) -> Result<(Duration, u128), String> {
 
 /// A gateway on a real disk, with retention and windows that are full within the first cycles, so that nothing grows for good reasons.
 fn start(program: &Path, folder: &Path) -> anyhow::Result<Server> {
-    let mut command = gateway::serve(Command::new(program));
+    let mut command = gateway::serve(program)?;
     command.args(["--dev", "--shards", "2", "--data"]).arg(folder.join("data"));
     command.args(["--limits-frames-per-second", "0", "--limits-bytes-per-second", "0", "--store-dedup-messages", "10000"]);
     command.args([
@@ -202,7 +202,7 @@ impl Soak<'_> {
         let words = words.replace("DURATION", &millis(self.length)).replace("THIRD", &millis(self.length / 3));
         let json = self.json(name);
         let _ = fs::remove_file(&json);
-        let mut command = Command::new(std::env::current_exe().context("this program's own place is not known")?);
+        let mut command = child::command(&std::env::current_exe().context("this program's own place is not known")?)?;
         command
             .args(words.split(' '))
             .args(["--target", self.target, "--client-prefix", name, "--workers", "1", "--json"])
