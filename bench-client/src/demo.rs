@@ -33,7 +33,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8, Failure> {
     let mut server = start(&gateway::program(args.weir.as_deref())?, args.reactor)?;
     let signals = launch::block_signals()?;
     let target = server.announced(gateway::ANNOUNCEMENT, &signals)?;
-    println!("A gateway with {SHARDS} shards listens on {}; {CLIENTS} clients connect to it.", target);
+    say!("A gateway with {SHARDS} shards listens on {}; {CLIENTS} clients connect to it.", target);
     let mut parts = Vec::new();
     for (label, words) in PARTS {
         let report = match parse(&target, args.reactor, words)? {
@@ -90,14 +90,14 @@ fn start(program: &Path, reactor: Option<ReactorArg>) -> anyhow::Result<Server> 
 
 /// One table for all parts.
 fn print(parts: &[(&str, Report)], stopped: &anyhow::Result<Duration>) {
-    println!("\n{:<34}{:>14}{:>14}{:>14}{:>12}{:>12}", "", "sent", "received", "per second", "p50", "p99");
+    say!("\n{:<34}{:>14}{:>14}{:>14}{:>12}{:>12}", "", "sent", "received", "per second", "p50", "p99");
     for (label, report) in parts {
         let (p50, p99) = report.latency_us.map_or_else(|| ("–".into(), "–".into()), |p| (micros(p.p50), micros(p.p99)));
         let counts = [report.sent, report.received, report.rate_per_s as u64].map(grouped);
-        println!("{label:<34}{:>14}{:>14}{:>14}{p50:>12}{p99:>12}", counts[0], counts[1], counts[2]);
+        say!("{label:<34}{:>14}{:>14}{:>14}{p50:>12}{p99:>12}", counts[0], counts[1], counts[2]);
     }
     let sum = |count: fn(&Report) -> u64| grouped(parts.iter().map(|(_, report)| count(report)).sum());
-    println!(
+    say!(
         "\nlost {}, duplicated {}, reordered {}, misdelivered {}, corrupted {}, refused {}",
         sum(|report| report.lost),
         sum(|report| report.duplicated),
@@ -107,17 +107,17 @@ fn print(parts: &[(&str, Report)], stopped: &anyhow::Result<Duration>) {
         sum(|report| report.refused)
     );
     if parts.iter().any(|(_, report)| report.contradicted > 0) {
-        println!("refused and yet delivered {}", sum(|report| report.contradicted));
+        say!("refused and yet delivered {}", sum(|report| report.contradicted));
     }
     parts.iter().for_each(|(_, report)| table::print_problems(report));
     match stopped {
-        Ok(time) => println!("The gateway stopped cleanly, {:.1} s after it was asked to.", time.as_secs_f64()),
-        Err(cause) => println!("The gateway did not stop as it should: {cause:#}."),
+        Ok(time) => say!("The gateway stopped cleanly, {:.1} s after it was asked to.", time.as_secs_f64()),
+        Err(cause) => say!("The gateway did not stop as it should: {cause:#}."),
     }
     if parts.len() == PARTS.len() && parts.iter().all(|(_, report)| report.exit_code() == 0) {
-        println!("Every message sent was received once, by the right client, in order, unaltered;");
-        println!("those kept for clients that were away came in the very places that their senders had been told.");
+        say!("Every message sent was received once, by the right client, in order, unaltered;");
+        say!("those kept for clients that were away came in the very places that their senders had been told.");
     } else {
-        println!("NOT every message can be vouched for; see above.");
+        say!("NOT every message can be vouched for; see above.");
     }
 }

@@ -227,11 +227,11 @@ fn serve_until_told(args: &LimitServeArgs) -> Result<u8, Failure> {
     };
     let address = local_addr(&listener)?;
     let announce = || {
-        println!("{ANNOUNCEMENT}{address}");
+        say!("{ANNOUNCEMENT}{address}");
         io::stdout().flush()
     };
     let setup = Setup { kind, what: args.what.into(), listener, connections: args.slots, stop };
     let counts = LimitCounts::from(serve(setup, announce).context("the loop failed")?);
-    println!("{}", serde_json::to_string(&counts)?);
+    say!("{}", serde_json::to_string(&counts)?);
     Ok(0)
 }

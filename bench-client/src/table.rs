@@ -200,9 +200,9 @@ fn verdict(report: &Report) -> String {
 
 /// Prints the table, and below it what is wrong.
 pub(crate) fn print(report: &Report) {
-    println!("\n{} on {}, kernel {}, {} cores", report.scenario, report.address, report.host.kernel, report.host.cores);
+    say!("\n{} on {}, kernel {}, {} cores", report.scenario, report.address, report.host.kernel, report.host.cores);
     for (label, text) in rows(report) {
-        println!("  {label:<14}{text}");
+        say!("  {label:<14}{text}");
     }
     print_problems(report);
 }
@@ -210,10 +210,10 @@ pub(crate) fn print(report: &Report) {
 /// Prints what is wrong with a run, if anything is.
 pub(crate) fn print_problems(report: &Report) {
     for reason in &report.invalid_reasons {
-        println!("  not valid: {reason}");
+        say!("  not valid: {reason}");
     }
     for example in &report.fault_examples {
-        println!("  fault: {example}");
+        say!("  fault: {example}");
     }
 }
 

@@ -276,6 +276,17 @@ fn a_stop_signal_ends_the_demo_and_its_gateway() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let gateway = Gateway::start(&["--dev"]);
+    let words = ["connect", "--connections", "5", "--duration", "200ms", "--target", &gateway.target];
+    let mut run = Command::new(env!("CARGO_BIN_EXE_bench-client"));
+    let mut run = run.args(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    drop(run.stdout.take());
+    let output = run.wait_with_output().expect("a child");
+    assert_eq!(code(&output), 0, "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn a_demo_that_is_killed_takes_its_gateway_with_it() {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_bench-client"));
     demo.args(["demo", "--weir"]).arg(weir()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -1,12 +1,7 @@
 //! `diff`: what two runs of the bench say of each other.
 #![forbid(unsafe_code)]
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::{self, Write as _},
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, bail};
 use clap::ValueEnum as _;
@@ -231,8 +226,7 @@ pub(crate) fn diff(args: &DiffArgs) -> Result<u8, Failure> {
     let measures = if differences.is_empty() { &Measure::ALL[..] } else { &Measure::ACROSS_HOSTS };
     let compared = compare(&before.results, &after.results, measures).context("they cannot be compared")?;
     let lines: Vec<String> = notes(&before, &after, &differences).into_iter().chain(compared.lines).collect();
-    // Whoever reads may have seen enough; `println!` would panic.
-    let _ = writeln!(io::stdout(), "{}", lines.join("\n"));
+    say!("{}", lines.join("\n"));
     Ok(u8::from(compared.worse > 0))
 }
 

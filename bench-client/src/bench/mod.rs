@@ -93,7 +93,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     write_json(&args.json, &bench)?;
     write_lines(&args.html, page::page(&serde_json::to_string(&bench).context("the result cannot be put into the page")?))?;
     table::print(&bench.results);
-    println!("\nThe whole result is in {}, with plots in {}.", args.json.display(), args.html.display());
+    say!("\nThe whole result is in {}, with plots in {}.", args.json.display(), args.html.display());
     Ok(summary::exit_code(&bench.results))
 }
 

@@ -24,8 +24,8 @@ pub(super) fn print(outcomes: &[Outcome]) {
     for outcome in outcomes {
         if last != Some(&outcome.scenario) {
             let unit = if outcome.server_cpu_ns_per_connection.is_some() { "login" } else { "delivery" };
-            println!("\n{}: {}", outcome.scenario, outcome.title);
-            println!(
+            say!("\n{}: {}", outcome.scenario, outcome.title);
+            say!(
                 "  {:<14}{:>32}{:>22}{:>22}{:>12}{:>12}",
                 "",
                 format!("server CPU per {unit}, ns"),
@@ -41,9 +41,9 @@ pub(super) fn print(outcomes: &[Outcome]) {
     let problems = outcomes.iter().flat_map(|outcome| outcome.problems.iter().map(move |problem| (outcome, problem)));
     for (at, (outcome, problem)) in problems.enumerate() {
         if at == 0 {
-            println!("\nNot all runs are valid; these are in no number above:");
+            say!("\nNot all runs are valid; these are in no number above:");
         }
-        println!("  {} {}, {problem}", outcome.scenario, outcome.target_name());
+        say!("  {} {}, {problem}", outcome.scenario, outcome.target_name());
     }
 }
 
@@ -57,7 +57,7 @@ fn print_row(outcome: &Outcome) {
         (None, Some(bytes), Some(rate)) => [format!("{:.0}", bytes.median), grouped(rate.median as u64)],
         (None, _, _) => ["–".to_owned(), "–".to_owned()],
     };
-    println!("  {:<14}{cpu:>32}{limit:>22}{echo:>22}{first:>12}{second:>12}", outcome.target_name());
+    say!("  {:<14}{cpu:>32}{limit:>22}{echo:>22}{first:>12}{second:>12}", outcome.target_name());
 }
 
 /// The median, and the range behind it.

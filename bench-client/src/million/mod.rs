@@ -55,7 +55,7 @@ pub(crate) fn million(args: &MillionArgs) -> Result<u8, Failure> {
     print_outline(&wanted, &outline);
     let refusals = outline.refusals(&wanted, &machine);
     if !refusals.is_empty() {
-        refusals.iter().for_each(|words| println!("cannot be done here: {words}"));
+        refusals.iter().for_each(|words| say!("cannot be done here: {words}"));
         return Ok(2);
     }
     if args.plan {
@@ -76,7 +76,7 @@ pub(crate) fn million(args: &MillionArgs) -> Result<u8, Failure> {
     let stopped = gateway::stop(&mut server, STOP_DEADLINE);
     report.print();
     if let Err(cause) = &stopped {
-        println!("The gateway did not stop as it should: {cause:#}.");
+        say!("The gateway did not stop as it should: {cause:#}.");
     }
     if let Some(path) = &args.json {
         write_json(path, &report)?;
@@ -113,14 +113,14 @@ fn machine() -> anyhow::Result<Machine> {
 
 fn print_outline(wanted: &Wanted, outline: &Outline) {
     let (clients, kind) = (grouped(wanted.connections.into()), wanted.kind);
-    println!("{clients} clients on one gateway, {kind:?} at both ends:");
-    println!("  gateway    {} shards", outline.shards);
-    println!("  load       {} workers, from {} addresses (127.0.0.2 and on)", outline.workers, outline.addresses);
-    println!("  memory     {} MB at most, both ends and the kernel's part", grouped(outline.memory_bytes >> 20));
-    println!("  time       about {} s", outline.time.as_secs());
+    say!("{clients} clients on one gateway, {kind:?} at both ends:");
+    say!("  gateway    {} shards", outline.shards);
+    say!("  load       {} workers, from {} addresses (127.0.0.2 and on)", outline.workers, outline.addresses);
+    say!("  memory     {} MB at most, both ends and the kernel's part", grouped(outline.memory_bytes >> 20));
+    say!("  time       about {} s", outline.time.as_secs());
     for (setting, least, has) in &outline.kernel {
         let has = has.map_or_else(|| "not readable".to_owned(), grouped);
-        println!("  kernel     {setting}: {} at least, is {has}", grouped(*least));
+        say!("  kernel     {setting}: {} at least, is {has}", grouped(*least));
     }
 }
 

@@ -238,8 +238,8 @@ impl MillionReport {
 
     /// The table for a reader.
     pub(crate) fn print(&self) {
-        let row = |label: &str, text: String| println!("  {label:<12}{text}");
-        println!("\nmillion, {} clients, {} shards, {} workers", grouped(self.connections.into()), self.shards, self.workers);
+        let row = |label: &str, text: String| say!("  {label:<12}{text}");
+        say!("\nmillion, {} clients, {} shards, {} workers", grouped(self.connections.into()), self.shards, self.workers);
         let ns = |ns: Option<f64>| ns.map_or("–".to_owned(), |ns| grouped(ns as u64));
         let cores = |cores: Option<f64>| cores.map_or("–".to_owned(), |cores| format!("{cores:.2}"));
         row(
@@ -332,8 +332,8 @@ impl MillionReport {
             ),
         );
         row("result", if self.valid { "exact".into() } else { "NOT VALID, see below".into() });
-        self.invalid_reasons.iter().for_each(|reason| println!("  not valid: {reason}"));
-        self.fault_examples.iter().for_each(|example| println!("  fault: {example}"));
+        self.invalid_reasons.iter().for_each(|reason| say!("  not valid: {reason}"));
+        self.fault_examples.iter().for_each(|example| say!("  fault: {example}"));
     }
 }
 

@@ -215,8 +215,8 @@ impl SoakReport {
 
     pub(super) fn print(&self) {
         let sum = |count: fn(&Cycle) -> u64| grouped(self.cycles.iter().map(count).sum());
-        let row = |label: &str, text: String| println!("  {label:<12}{text}");
-        println!("soak, {} cycles of {} s", self.cycles.len(), self.cycle_s);
+        let row = |label: &str, text: String| say!("  {label:<12}{text}");
+        say!("soak, {} cycles of {} s", self.cycles.len(), self.cycle_s);
         row("received", format!("{} deliveries, {} connections returned", sum(|c| c.received), sum(|c| c.returned_connections)));
         row("faults", sum(|cycle| cycle.faults));
         let cycles_of = |which: fn(&Cycle) -> bool| self.cycles.iter().filter(|cycle| which(cycle)).count();
@@ -242,8 +242,8 @@ impl SoakReport {
             row("p99", format!("{} in the second quarter, {} in the last", micros(before as u64), micros(after as u64)));
         }
         row("result", if self.valid { "sound".into() } else { "NOT SOUND, see below".into() });
-        self.failures.iter().for_each(|words| println!("  failed: {words}"));
-        self.invalid_reasons.iter().for_each(|words| println!("  not valid: {words}"));
+        self.failures.iter().for_each(|words| say!("  failed: {words}"));
+        self.invalid_reasons.iter().for_each(|words| say!("  not valid: {words}"));
     }
 }
 
