@@ -186,8 +186,10 @@ impl Lead<'_> {
         let memory = memory.growth();
         let (cpu_of_ramp, grown_bytes) = match &server {
             Some(probe) => {
-                let cpu = CpuReading::of(probe.pid)?.used_since(&probe.cpu);
-                (cpu, measure::anonymous_bytes(probe.pid)? as i64 - probe.idle_bytes as i64)
+                let cpu = CpuReading::of(probe.pid).map(|now| now.used_since(&probe.cpu));
+                let bytes = measure::anonymous_bytes(probe.pid).map(|now| now as i64 - probe.idle_bytes as i64);
+                // If it is gone already, the first phase says so.
+                (cpu.unwrap_or_default(), bytes.unwrap_or_default())
             }
             None => (Duration::ZERO, 0),
         };
@@ -260,22 +262,25 @@ impl Lead<'_> {
 
     /// Lets the workers send (or hold) for the duration, then waits for what is under way.
     fn leg(&mut self, leg: &Leg, pid: Option<u32>) -> anyhow::Result<LegUse> {
-        let server = || pid.map(CpuReading::of).transpose().context("the gateway's process cannot be looked at any more");
+        let server = || pid.and_then(|pid| CpuReading::of(pid).ok());
         let us = || CpuReading::of(std::process::id()).context("our own process cannot be looked at");
         let before = self.crew.poll()?;
-        let (our_start, their_start) = (us()?, server()?);
+        let (our_start, their_start) = (us()?, server());
         let begun = Instant::now();
         let start = self.crew.after(Duration::ZERO);
         let end = Tick(start.0 + leg.duration.as_micros() as u64);
         self.crew.tell(|| Message::Go { start, end });
         self.watch(leg, &before, begun)?;
         let lasted = begun.elapsed().min(leg.duration);
-        let (our_end, their_end) = (us()?, server()?);
+        let (our_end, their_end) = (us()?, server());
         let after = self.drain(leg, &before)?;
-        let theirs = match (their_start, their_end, server()?) {
+        let theirs = match (their_start, their_end, server()) {
             (Some(start), Some(end), Some(after)) => Some([start, end, after]),
             (_, _, _) => None,
         };
+        if let (Some(pid), None) = (pid, theirs) {
+            self.reasons.push(format!("process {pid} of --server-pid ended before the run did"));
+        }
         Ok(LegUse { from: start, lasted, before, after, ours: (our_start, our_end), theirs })
     }
 

@@ -276,6 +276,28 @@ fn a_stop_signal_ends_the_demo_and_its_gateway() {
 }
 
 #[test]
+fn a_gateway_that_dies_under_load_leaves_a_result_that_says_so() {
+    let mut gateway = Gateway::start(&["--dev"]);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let (json, pid) = (file.path().to_str().expect("text"), gateway.child.id().to_string());
+    let target = gateway.target.clone();
+    let words = ["route", "--connections", "20", "--duration", "3s", "--drain", "500ms", "--server-pid", &pid, "--json", json];
+    let output = thread::scope(|scope| {
+        let run = scope.spawn(|| bench(&[&words[..], &["--target", &target]].concat()));
+        thread::sleep(Duration::from_millis(1_500));
+        gateway.child.kill().expect("it runs");
+        gateway.child.wait().expect("a child");
+        run.join().expect("a run")
+    });
+    assert!([1, 2].contains(&code(&output)), "{}", text(&output));
+    let object: Value = serde_json::from_str(&std::fs::read_to_string(json).expect("the result")).expect("JSON");
+    schema::check(&object, Made::default());
+    assert!(object["valid"] == false && object["received"].as_u64() > Some(0), "{object:#}");
+    assert_eq!(object["dropped_connections"], 20, "{object:#}");
+    assert!(object["invalid_reasons"].to_string().contains("--server-pid ended before the run did"), "{object:#}");
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     let gateway = Gateway::start(&["--dev"]);
     let words = ["connect", "--connections", "5", "--duration", "200ms", "--target", &gateway.target];
