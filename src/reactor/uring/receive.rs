@@ -60,10 +60,7 @@ impl Uring {
     /// `expected`: there was something to receive a moment ago.
     fn arm_receive(&mut self, conn: ConnId, expected: bool) {
         let Some(slot) = self.table.get(conn) else { return };
-        if slot.flags.has(Flags::RECEIVING.and(Flags::PARKED)) {
-            return;
-        }
-        if slot.flags.has(Flags::ENDED) {
+        if slot.flags.has(Flags::RECEIVING.and(Flags::PARKED).and(Flags::ENDED)) {
             return;
         }
         let entry = match slot.phase {
