@@ -110,8 +110,8 @@ pub const LISTEN_BACKLOG_MIN: u32 = 4096;
 pub const LISTEN_BACKLOG_MAX: u32 = 16 * 1024;
 /// The default of `timeouts.receive_idle_ms`.
 pub const RECEIVE_IDLE_MS_DEFAULT: u32 = 10_000;
-/// Slots that such a reactor looks at in one turn for connections that have become idle: some microseconds' work. To end a receive takes
-/// about one, so that it ends far fewer in one turn.
+/// Slots that an io_uring reactor looks at in one turn for connections that have become idle: some microseconds' work. To end the receive of
+/// one takes one to three, so that it ends far fewer in one turn.
 pub const IDLE_SLOTS_PER_TURN: u32 = 4_096;
 pub const IDLE_CANCELS_PER_TURN: usize = 64;
 /// Connections accepted in one turn of a reactor.

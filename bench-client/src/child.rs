@@ -42,6 +42,14 @@ pub(crate) fn command(program: &Path) -> anyhow::Result<Command> {
     Ok(command)
 }
 
+/// The same of this program.
+///
+/// # Errors
+/// As [`command`].
+pub(crate) fn ourselves() -> anyhow::Result<Command> {
+    command(&env::current_exe().context("this program's own place is not known")?)
+}
+
 /// Becomes another program, with no signal blocked, that is killed when its parent ends, however that ends: `PR_SET_PDEATHSIG` of
 /// prctl(2). A child inherits what its parent blocks, and not all programs undo that. To unblock it in the parent while a child is started
 /// would let a signal end the parent, and leave the child behind.

@@ -5,10 +5,9 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    env,
     io::{self, Write as _},
     os::fd::AsFd as _,
-    process::{ChildStdin, Command, Stdio},
+    process::{ChildStdin, Stdio},
     sync::Arc,
     time::Duration,
 };
@@ -31,7 +30,7 @@ use crate::{
     args::{
         Common, LimitAcceptArgs, LimitCommand, LimitEchoArgs, LimitFanoutArgs, LimitServeArgs, LimitServer, ReactorArg, What,
     },
-    child::Server,
+    child::{self, Server},
     fleet::dialect::Dialect,
     launch::{self, CONNECTING_DEFAULT, Failure, Wanted, block_signals, finish, measure, plan_for, run_config},
     plan::Plan,
@@ -146,8 +145,7 @@ impl BareLoop {
             let why = "what bounds a gateway on it is the one on io_uring; write --server-reactor uring";
             return Err(Failure::Usage(format!("--server-reactor glommio: there is no bare loop on glommio: {why}")));
         }
-        let program = env::current_exe().context("this program's own place is not known")?;
-        let mut command = Command::new(program);
+        let mut command = child::ourselves()?;
         command.args(["limit", "serve", "--what", name(what), "--server-reactor", kind.name()]);
         command.args(["--server-core", &server.server_core.to_string()]);
         command.args(["--slots", &connections.saturating_add(SLOTS_SPARE).to_string()]);
@@ -227,11 +225,11 @@ fn serve_until_told(args: &LimitServeArgs) -> Result<u8, Failure> {
     };
     let address = local_addr(&listener)?;
     let announce = || {
-        say!("{ANNOUNCEMENT}{address}");
+        writeln!(io::stdout(), "{ANNOUNCEMENT}{address}")?;
         io::stdout().flush()
     };
     let setup = Setup { kind, what: args.what.into(), listener, connections: args.slots, stop };
     let counts = LimitCounts::from(serve(setup, announce).context("the loop failed")?);
-    say!("{}", serde_json::to_string(&counts)?);
+    writeln!(io::stdout(), "{}", serde_json::to_string(&counts)?).context("nobody takes the loop's counts")?;
     Ok(0)
 }

@@ -16,6 +16,8 @@ use serde::Serialize;
 
 /// Latencies above this count as this.
 const LATENCY_US_MAX: u64 = 120_000_000;
+/// From this part of the kernel's memory on, what others did counts.
+const DOUBT_SHARE: f64 = 0.02;
 
 /// An empty histogram of microseconds, three digits exact.
 pub(crate) fn histogram() -> Histogram<u64> {
@@ -173,9 +175,6 @@ impl MemoryGrowth {
             .then(|| format!("the kernel's memory for files changed by {} KiB meanwhile", of_files / 1024))
     }
 }
-
-/// From this part on, what others did counts.
-const DOUBT_SHARE: f64 = 0.02;
 
 /// Whether a cache of the kernel belongs to file systems, and so to nobody's connection.
 fn is_of_files(cache: &str) -> bool {

@@ -20,7 +20,15 @@ use crate::{
 /// # Errors
 /// A file cannot be written.
 pub(crate) fn check(command: &Command) -> Result<(), Failure> {
-    for (option, path) in outputs(command) {
+    let outputs = outputs(command);
+    if let [(first, path), (second, other)] = outputs[..]
+        && path == other
+        && !path.starts_with("/dev")
+    {
+        let words = format!("{first} and {second} both name {}: one would be written over the other", path.display());
+        return Err(Failure::Usage(words));
+    }
+    for (option, path) in outputs {
         try_out(path).map_err(|cause| {
             let (name, advice) = (path.display(), advice(&cause, path));
             anyhow!("{option} {name} cannot be written: {cause}. Nothing was started, for its result would be lost: {advice}")
@@ -88,7 +96,10 @@ fn advice(cause: &io::Error, path: &Path) -> String {
 mod tests {
     use std::{os::unix::fs::symlink, process::Command};
 
+    use clap::Parser as _;
+
     use super::*;
+    use crate::args::Cli;
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).expect("a directory");
@@ -114,6 +125,17 @@ mod tests {
         assert_eq!(names(folder.path()), ["latest.json", "old.json", "pipe"]);
         assert!(fs::symlink_metadata(at("latest.json")).expect("there").is_symlink());
         try_out(Path::new("/dev/null")).expect("writable");
+    }
+
+    #[test]
+    fn one_file_does_not_hold_two_results() {
+        let refusal = |words: &str| {
+            let cli = Cli::try_parse_from(words.split(' ')).expect("it is understood");
+            check(&cli.command).err().map(|failure| format!("{failure:?}"))
+        };
+        let words = refusal("bench-client bench --json /tmp/both --html /tmp/both").expect("one would be lost");
+        assert!(words.contains("--json and --html both name /tmp/both"), "{words}");
+        assert_eq!(refusal("bench-client bench --json /dev/null --html /dev/null"), None);
     }
 
     #[test]

@@ -261,7 +261,7 @@ impl Backend for Epoll {
             }
         }
         let may_accept = self.accept(sink);
-        may_accept || !self.done.is_empty() || !self.ready.is_empty() && sink.takes_bytes()
+        may_accept || !self.ready.is_empty() && sink.takes_bytes()
     }
 
     fn connect(&mut self, token: u32, from: Option<IpAddr>, to: SocketAddr) {

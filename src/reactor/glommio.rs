@@ -294,7 +294,7 @@ impl Backend for Glommio {
             }
         }
         self.accept(sink);
-        !self.done.is_empty() || !self.ready.is_empty() && sink.takes_bytes()
+        !self.ready.is_empty() && sink.takes_bytes()
     }
 
     fn connect(&mut self, token: u32, from: Option<IpAddr>, to: SocketAddr) {

@@ -140,9 +140,8 @@ fn available(
 }
 
 fn announce(args: &BenchArgs, host: &BenchHost, cases: &[CaseName], targets: &[TargetName], missing: &[Missing]) {
-    let all: usize = cases.iter().map(|case| targets.iter().filter(|target| case.takes(**target)).count()).sum();
-    let paced = cases.iter().filter(|case| matches!(case.load(), Load::Paced { .. }));
-    let knees: usize = paced.map(|case| targets.iter().filter(|target| case.takes(**target)).count()).sum();
+    let pairs = cases.iter().flat_map(|case| targets.iter().filter(|target| case.takes(**target)).map(move |_| case));
+    let (all, knees) = (pairs.clone().count(), pairs.filter(|case| matches!(case.load(), Load::Paced { .. })).count());
     let runs = args.rounds as usize * all + knees * knee::RUNS_ABOUT as usize;
     let minutes = runs as f64 * (args.duration.as_secs_f64() + SECONDS_BESIDE) / 60.0;
     eprintln!("{}", host.words());

@@ -3,7 +3,6 @@
 
 use std::{
     cell::RefCell,
-    env,
     fs::{self, File},
     os::unix::process::CommandExt as _,
     process::{Command, ExitStatus, Stdio},
@@ -117,7 +116,7 @@ impl Runner<'_> {
         let (json, log) = (self.servers.folder.join("result.json"), self.servers.folder.join("load.log"));
         let _ = fs::remove_file(&json);
         let file = File::create(&log).with_context(|| format!("{} cannot be written", log.display()))?;
-        let mut command = child::command(&env::current_exe().context("this program's own place is not known")?)?;
+        let mut command = child::ourselves()?;
         // Ctrl-C of a terminal is for us: the load is told by us, once, because it takes a second time for an order to end at once.
         command.process_group(0);
         command.args(with_json(words, &json)).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);

@@ -202,7 +202,7 @@ impl Soak<'_> {
         let words = words.replace("DURATION", &millis(self.length)).replace("THIRD", &millis(self.length / 3));
         let json = self.json(name);
         let _ = fs::remove_file(&json);
-        let mut command = child::command(&std::env::current_exe().context("this program's own place is not known")?)?;
+        let mut command = child::ourselves()?;
         command
             .args(words.split(' '))
             .args(["--target", self.target, "--client-prefix", name, "--workers", "1", "--json"])

@@ -20,7 +20,7 @@ pub(super) struct Idle {
     next: Tick,
     /// The first slot that the look in progress has not come to; 0: none is in progress.
     at: u32,
-    /// Bytes have come since the last look began, or it has left receives behind.
+    /// Bytes have come since the last look began, or receives are left.
     is_due: bool,
 }
 
@@ -34,8 +34,8 @@ impl Idle {
         self.after_us == 0
     }
 
-    /// Bytes came from some connection: it may have a receive now, and become idle.
-    pub(super) fn note_bytes(&mut self) {
+    /// Some connection may have a receive, and become idle: bytes came from it, or its receive could not be ended.
+    pub(super) fn look_again(&mut self) {
         self.is_due = true;
     }
 

@@ -94,11 +94,12 @@ impl Uring {
 
     /// A cancel found nothing. When the completion of what it was meant for has not come either, it was between two states: once more.
     pub(super) fn cancel_missed(&mut self, conn: ConnId, target: Flags) -> usize {
-        if let Some(slot) = self.table.get(conn)
-            && slot.flags.has(target)
-            && (matches!(slot.phase, Phase::Closing | Phase::Leaving) || slot.flags.has(Flags::BROKEN))
-        {
+        let Some(slot) = self.table.get(conn).filter(|slot| slot.flags.has(target)) else { return 0 };
+        if matches!(slot.phase, Phase::Closing | Phase::Leaving) || slot.flags.has(Flags::BROKEN) {
             self.push(if target == Flags::SENDING { ops::cancel_send(conn) } else { ops::cancel_receive(conn) });
+        } else {
+            // It was cancelled for being idle, which can wait.
+            self.idle.look_again();
         }
         0
     }

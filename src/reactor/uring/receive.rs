@@ -144,7 +144,7 @@ impl Uring {
     fn bytes(&mut self, conn: ConnId, id: u16, last: bool, room: bool, sink: &mut impl Sink) -> usize {
         let slot = self.table.get(conn).expect("the caller has looked");
         slot.flags.set(if slot.flags.has(Flags::FRESH) { Flags::BUSY } else { Flags::FRESH });
-        self.idle.note_bytes();
+        self.idle.look_again();
         let now = room && slot.queue == NO_BUFFER && sink.takes_bytes();
         if now {
             sink.event(Event::Received { conn, bytes: self.buffers.bytes(id) });
