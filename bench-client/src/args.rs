@@ -205,6 +205,9 @@ pub(crate) struct RouteArgs {
     /// Who sends to whom.
     #[arg(long, default_value = "pairs")]
     pub(crate) pattern: Pattern,
+    /// With `--pattern across`: where the gateway's metrics are, as its own --metrics says.
+    #[arg(long, value_name = "IP:PORT", required_if_eq("pattern", "across"))]
+    pub(crate) metrics: Option<std::net::SocketAddr>,
     /// With `--pattern random`: how many peers each client picks from.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) peers: u32,
@@ -329,6 +332,9 @@ pub(crate) enum Pattern {
     Pairs,
     /// Each to a few others, drawn by the seed.
     Random,
+    /// Pairs whose two ends are at home on different shards of the gateway, so that each message crosses them. Needs --metrics: it is
+    /// looked up before the run, by a login for each of the active clients and some more.
+    Across,
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -401,7 +407,7 @@ mod tests {
             (&["route", "--duration", "0s"], "at least 1ms"),
             (&["route", "--connections", "1"], "2..="),
             (&["route", "--rate", "0"], "a rate is between"),
-            (&["route", "--pattern", "ring"], "possible values: pairs, random"),
+            (&["route", "--pattern", "ring"], "possible values: pairs, random, across"),
             (&["fanout", "--members", "5", "--connections", "5"], "cannot be used with"),
             (&["connect", "--rate", "5"], "unexpected argument"),
             (&["connect", "--audience", "a"], "--hs256-secret"),

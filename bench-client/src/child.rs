@@ -6,7 +6,7 @@ use std::{
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
     path::Path,
-    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -84,21 +84,12 @@ impl Server {
         Ok(Server { child, lines: None })
     }
 
-    /// The address behind `announcement` on the first line that begins so.
+    /// The address behind `announcement` on the next line that begins so.
     ///
     /// # Errors
     /// It did not start, and says why itself; or we are to stop.
     pub(crate) fn announced(&mut self, announcement: &str, signals: &Signals) -> anyhow::Result<String> {
-        let output = self.child.stdout.take().expect("standard output is a pipe");
-        let (sender, lines) = mpsc::channel();
-        // Reads on to the end, so that the server never waits for us to take its output. A thread, so that it begins with the signals
-        // blocked: one that blocks nothing would die of them, and the whole process with it.
-        thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
-        let lines = self.lines.insert(lines);
+        let lines = self.lines.get_or_insert_with(|| lines_of(self.child.stdout.take().expect("standard output is a pipe")));
         let deadline = Instant::now() + START_DEADLINE;
         loop {
             if signals.interrupted() {
@@ -159,6 +150,18 @@ impl Server {
             thread::sleep(LOOK / 2);
         }
     }
+}
+
+/// What comes out of the server, line by line. It is read to the end, so that the server never waits for us to take its output. A thread of
+/// ours does it, which begins with the signals blocked: one that blocks nothing would die of them, and the whole process with it.
+fn lines_of(output: ChildStdout) -> Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    lines
 }
 
 impl Drop for Server {

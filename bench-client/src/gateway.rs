@@ -14,6 +14,9 @@ use crate::child::{self, Server};
 
 /// The first line of its standard output, before its address.
 pub(crate) const ANNOUNCEMENT: &str = "weir: listening on ";
+/// Another one, before the address of its metrics, and what is behind that.
+pub(crate) const METRICS_ANNOUNCEMENT: &str = "weir: metrics on http://";
+pub(crate) const METRICS_PATH: &str = "/metrics";
 /// Its own deadline to stop is 10 s.
 pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(12);
 

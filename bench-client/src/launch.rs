@@ -23,6 +23,8 @@ use crate::{
         StormArgs, TimelineArgs,
     },
     durable::Receiving,
+    fleet::dialect::Dialect,
+    homes::{self, Names},
     offline,
     plan::{self, Plan},
     report::{Load, Report, StormReport, write_json},
@@ -177,10 +179,12 @@ pub(crate) fn route_report(args: &RouteArgs, signals: &Signals) -> Result<Report
     let wanted = wanted(args.connections, active, &args.payload, &args.durable);
     let (plan, kind) = plan_for(&args.common, wanted)?;
     let plan = with_timeline(plan, &args.timeline, args.common.duration)?;
-    let (peers, pattern) = match args.pattern {
-        Pattern::Pairs => (Peers::Pairs, "pairs"),
-        Pattern::Random => (Peers::random(args.peers, active, args.common.seed), "random"),
+    let (names, peers, pattern) = match args.pattern {
+        Pattern::Pairs => (None, Peers::Pairs, "pairs"),
+        Pattern::Random => (None, Peers::random(args.peers, active, args.common.seed), "random"),
+        Pattern::Across => (Some(Arc::new(names_across(args, &plan, signals)?)), Peers::Pairs, "across"),
     };
+    let plan = Plan { names, ..plan };
     let route = Arc::new(RouteConfig { peers, depth: args.depth, rate: args.rate, is_durable: args.durable.durable });
     let load = Load {
         reconnects: args.durable.reconnect,
@@ -191,6 +195,16 @@ pub(crate) fn route_report(args: &RouteArgs, signals: &Signals) -> Result<Report
     };
     let config = with_answers(run_config("route", kind, &args.common), &args.durable);
     measure(plan, &config, load, &*route, signals, |plan, worker| Route::new(Arc::clone(&route), plan, worker))
+}
+
+/// Asks the gateway which clients make pairs whose messages cross its shards.
+fn names_across(args: &RouteArgs, plan: &Plan, signals: &Signals) -> Result<Names, Failure> {
+    let metrics = args.metrics.expect("the pattern requires it");
+    if plan.dialect != Dialect::Weir {
+        let name = plan.dialect.name();
+        return Err(Failure::Usage(format!("--pattern across: only weir:// has shards that messages cross, not {name}://")));
+    }
+    Ok(homes::across(plan, metrics, signals).context("which clients are at home on different shards cannot be found out")?)
 }
 
 /// Runs `fanout`.
@@ -331,6 +345,7 @@ pub(crate) fn plan_for(common: &Common, wanted: Wanted) -> Result<(Plan, Kind), 
         active: wanted.active,
         workers: workers.min(wanted.connections),
         prefix: common.client_prefix.clone(),
+        names: None,
         credentials,
         seed: common.seed,
         run: run_number(),

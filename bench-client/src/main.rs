@@ -17,6 +17,7 @@ mod demo;
 mod durable;
 mod fleet;
 mod gateway;
+mod homes;
 mod launch;
 mod limit;
 mod measure;

@@ -4,9 +4,10 @@
 use std::{
     fmt::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
 };
 
-use crate::{durable::Receiving, fleet::dialect::Dialect, token::Credentials, verify::Destination};
+use crate::{durable::Receiving, fleet::dialect::Dialect, homes::Names, token::Credentials, verify::Destination};
 
 /// The most connections that one source address takes on loopback: the gateway admits 10,000 per address by default.
 pub(crate) const CONNECTIONS_PER_SOURCE: u32 = 8_000;
@@ -27,8 +28,9 @@ pub(crate) struct Plan {
     pub(crate) workers: u32,
     /// Clients of all phases of the run.
     pub(crate) clients: u32,
-    /// Clients are called by this and their index.
+    /// Clients are called by this and their number, which is their index if nothing else is said.
     pub(crate) prefix: String,
+    pub(crate) names: Option<Arc<Names>>,
     /// What LOGIN asks for: several frames in one, and compressed ones.
     pub(crate) batches: bool,
     pub(crate) compress: bool,
@@ -81,7 +83,8 @@ impl Plan {
     /// Appends a client's name.
     pub(crate) fn put_client(&self, client: u32, out: &mut String) {
         out.push_str(&self.prefix);
-        write!(out, "{client}").expect("a String takes everything");
+        let number = self.names.as_ref().map_or(client, |names| names.number(client));
+        write!(out, "{number}").expect("a String takes everything");
     }
 
     /// Appends a group's name.
@@ -128,8 +131,11 @@ impl Plan {
 
     /// The client with this name, if it is one of this run.
     pub(crate) fn client_named(&self, name: &str) -> Option<u32> {
-        let client = number(name.strip_prefix(&self.prefix)?)?;
-        (client < self.clients).then_some(client)
+        let number = number(name.strip_prefix(&self.prefix)?)?;
+        match &self.names {
+            None => (number < self.clients).then_some(number),
+            Some(names) => names.client(number),
+        }
     }
 
     /// The group with this name.
@@ -167,6 +173,7 @@ pub(crate) fn example(connections: u32, workers: u32) -> Plan {
         active: connections,
         workers,
         prefix: "b".into(),
+        names: None,
         batches: false,
         compress: false,
         credentials: Credentials::None,

@@ -52,7 +52,7 @@ fn number(result: &Value, path: &str) -> f64 {
 #[test]
 fn every_scenario_is_measured_by_turns_and_the_result_is_as_documented() {
     let folder = tempfile::tempdir().expect("a folder");
-    let scenarios = ["route-1", "route-16", "route-1-two-shards", "fanout-16", "fanout-64", "connect"];
+    let scenarios = ["route-1", "route-16", "route-1-across", "fanout-16", "fanout-64", "connect"];
     let only = scenarios.join(",");
     let (code, object, words) = measured(folder.path(), &["--targets", "limit-uring,weir-uring,weir-epoll", "--only", &only]);
     assert_eq!(code, 0, "{words}");
@@ -79,7 +79,7 @@ fn every_scenario_is_measured_by_turns_and_the_result_is_as_documented() {
         assert_eq!(report["received"], result["counts"]["received"]);
     }
     // The server of two shards was one.
-    for (scenario, shards) in [("route-1", 1), ("route-1-two-shards", 2)] {
+    for (scenario, shards) in [("route-1", 1), ("route-1-across", 2)] {
         let found = all.iter().filter(|result| result["scenario"] == scenario).map(|result| result["shards"].as_u64());
         assert_eq!(found.collect::<Vec<_>>(), [None, Some(shards), Some(shards)], "{scenario}");
     }
@@ -167,7 +167,7 @@ fn what_cannot_be_measured_is_refused_with_the_reason() {
     for (args, status, words) in [
         (&["--active", "41"][..], 64, "--active 41 is more than"),
         (&["--rounds", "0"], 64, "1..="),
-        (&["--only", "dance"], 64, "route-1-two-shards"),
+        (&["--only", "dance"], 64, "route-1-across"),
         (&["--targets", "rabbit"], 64, "limit-uring"),
         (&["--logins", "1000000", "--targets", "limit-epoll"], 64, "ulimit -Hn"),
         (&["--targets", "weir-glommio", "--weir", "/bin/false"], 2, "weir-glommio cannot be measured: the gateway did not start"),

@@ -5,7 +5,8 @@ mod harness;
 mod schema;
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -180,6 +181,49 @@ fn two_runs_share_a_gateway() {
             assert_exact(&object);
         }
     });
+}
+
+/// Sessions of each shard, as the metrics say.
+fn sessions(metrics: &str) -> Vec<u64> {
+    let mut stream = TcpStream::connect(metrics).expect("the metrics are served");
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n").expect("a request");
+    let mut page = String::new();
+    stream.read_to_string(&mut page).expect("text");
+    let counts = page.lines().filter_map(|line| line.strip_prefix("weir_sessions{shard=")?.split_once("} ")?.1.parse().ok());
+    counts.collect()
+}
+
+#[test]
+fn messages_that_are_to_cross_shards_go_between_clients_that_are_at_home_on_different_ones() {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    let metrics = free.to_string();
+    let serve = ["--shards", "2", "--metrics", &metrics, "--auth-hs256-secret", SECRET, "--limits-frames-per-second", "0"];
+    let gateway = Gateway::start(&serve);
+    let args =
+        ["route", "--pattern", "across", "--connections", "100", "--duration", "2s", "--hs256-secret", SECRET, "--metrics"];
+    thread::scope(|scope| {
+        let run = scope.spawn(|| result(&gateway, &[&args[..], &[&metrics]].concat()));
+        // All of them have a partner: half are at home on each shard. By chance it would be so in one of twelve runs.
+        let mut all = Vec::new();
+        while !run.is_finished() && all.iter().sum::<u64>() < 100 {
+            all = sessions(&metrics);
+        }
+        assert_eq!(all, [50, 50]);
+        let (code, object) = run.join().expect("a run");
+        assert_eq!((code, &object["pattern"]), (0, &"across".into()), "{object:#}");
+        assert_exact(&object);
+        schema::check(&object, Made::default());
+    });
+    drop(gateway);
+
+    let gateway = Gateway::start(&["--dev", "--shards", "1", "--metrics", &metrics]);
+    for (metrics, words) in
+        [(&*metrics, "start it with --shards 2"), (&gateway.target, "no metrics at"), ("127.0.0.1:1", "give the same")]
+    {
+        let output = bench(&["route", "--target", &gateway.target, "--pattern", "across", "--metrics", metrics]);
+        assert_eq!(code(&output), 2, "{output:?}");
+        assert!(text(&output).contains(words), "{words}: {}", text(&output));
+    }
 }
 
 #[test]
@@ -429,6 +473,11 @@ fn nobody_home_and_wrong_use_are_told_apart() {
         (&["storm", "--duration", "2s"], "lower --drop-after"),
         (&["offline", "--groups", "11", "--connections", "10"], "11 groups are more than 10 clients"),
         (&["route", "--reconnect"], "--durable"),
+        (&["route", "--pattern", "across"], "--metrics <IP:PORT>"),
+        (
+            &["route", "--pattern", "across", "--metrics", "127.0.0.1:1", "--target", "nats://127.0.0.1:1"],
+            "only weir:// has shards",
+        ),
     ] {
         let output = bench(args);
         assert_eq!(code(&output), 64, "{args:?}");

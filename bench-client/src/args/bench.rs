@@ -87,9 +87,9 @@ pub(crate) enum CaseName {
     /// The same by a schedule, at 70 % of the knee, which is looked for once for each server: latency where there is room left.
     #[value(name = "route-70")]
     Route70,
-    /// One on its way, and a gateway with two shards: half of the pairs sit on both of them.
-    #[value(name = "route-1-two-shards")]
-    Route1TwoShards,
+    /// One on its way, and a gateway with two shards, which every message crosses.
+    #[value(name = "route-1-across")]
+    Route1Across,
     /// Each message to a whole group, 16 on their way.
     #[value(name = "fanout-16")]
     Fanout16,

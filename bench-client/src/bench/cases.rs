@@ -36,7 +36,7 @@ impl CaseName {
 
     pub(super) fn load(self) -> Load {
         match self {
-            CaseName::Route1 | CaseName::Route1TwoShards => Load::Route { depth: 1 },
+            CaseName::Route1 | CaseName::Route1Across => Load::Route { depth: 1 },
             CaseName::Route16 => Load::Route { depth: 16 },
             CaseName::Route70 => Load::Paced { depth: 16 },
             CaseName::Fanout16 => Load::Fanout { window: 16 },
@@ -48,7 +48,7 @@ impl CaseName {
     /// Shards of a gateway. Everything else has one thread.
     pub(super) fn shards(self) -> u32 {
         match self {
-            CaseName::Route1TwoShards => 2,
+            CaseName::Route1Across => 2,
             CaseName::Route1 | CaseName::Route16 | CaseName::Route70 => 1,
             CaseName::Fanout16 | CaseName::Fanout64 | CaseName::Connect => 1,
         }
@@ -64,7 +64,7 @@ impl CaseName {
             TargetName::EchoUring => is_route,
             TargetName::LimitEpoll if is_paced => false,
             // What shards cost each other can only be asked of shards; the ratios need the loops on io_uring.
-            TargetName::LimitEpoll | TargetName::Nats | TargetName::Mqtt => self != CaseName::Route1TwoShards,
+            TargetName::LimitEpoll | TargetName::Nats | TargetName::Mqtt => self != CaseName::Route1Across,
         }
     }
 
@@ -77,7 +77,7 @@ impl CaseName {
             CaseName::Route70 => {
                 format!("1:1 by a schedule, at 70 % of the knee, {active} active of {connections}")
             }
-            CaseName::Route1TwoShards => format!("1:1, one in flight, {active} active of {connections}, two shards"),
+            CaseName::Route1Across => format!("1:1, one in flight, {active} active of {connections}, across two shards"),
             CaseName::Fanout16 => format!("fan-out to {members}, window 16"),
             CaseName::Fanout64 => format!("fan-out to {members}, window 64"),
             CaseName::Connect => format!("{logins} logins"),
@@ -131,8 +131,8 @@ fn named(value: impl ValueEnum) -> String {
 
 /// Where a run finds its server.
 pub(super) enum Place<'a> {
-    /// It is there, with this process id.
-    There { target: &'a str, pid: u32 },
+    /// It is there, with this process id. Where messages are to cross its shards, its metrics tell which do.
+    There { target: &'a str, pid: u32, metrics: Option<&'a str> },
     /// The run starts it itself, on this core.
     Bare { reactor: &'static str, core: usize },
 }
@@ -175,9 +175,13 @@ pub(super) fn words(
         option("--timeline", format!("{}ms", step(duration).as_millis()));
     }
     match place {
-        Place::There { target, pid } => {
+        Place::There { target, pid, metrics } => {
             option("--target", (*target).to_owned());
             option("--server-pid", pid.to_string());
+            if let Some(metrics) = metrics {
+                option("--pattern", "across".into());
+                option("--metrics", (*metrics).to_owned());
+            }
         }
         Place::Bare { reactor, core } => {
             option("--server-reactor", (*reactor).to_owned());
@@ -217,7 +221,10 @@ mod tests {
             for target in TargetName::value_variants() {
                 let place = match target.reactor_of_limit() {
                     Some(reactor) => Place::Bare { reactor, core: 0 },
-                    None => Place::There { target: "nats://127.0.0.1:1", pid: 1 },
+                    None => {
+                        let metrics = (*case == CaseName::Route1Across).then_some("127.0.0.1:2");
+                        Place::There { target: "nats://127.0.0.1:1", pid: 1, metrics }
+                    }
                 };
                 for duration in [Duration::from_millis(300), Duration::from_secs(2), Duration::from_secs(600)] {
                     let rate = matches!(case.load(), Load::Paced { .. }).then_some(1234.5);

@@ -71,7 +71,7 @@ impl Runner<'_> {
             return self.load(run, words((case.load(), None), target, &self.size, self.duration, &place), false);
         }
         let server = self.servers.start(target, case)?;
-        let place = Place::There { target: &server.target, pid: server.id() };
+        let place = Place::There { target: &server.target, pid: server.id(), metrics: server.metrics.as_deref() };
         let has_tokens = case == CaseName::Connect && target.reactor_of_weir().is_some();
         let rate = match case.load() {
             Load::Paced { depth } => self.knee(depth, target, &place).map(Some),

@@ -81,6 +81,8 @@ pub(super) struct Running {
     server: Server,
     /// As `--target` takes it.
     pub(super) target: String,
+    /// As `--metrics` takes it, where that is needed.
+    pub(super) metrics: Option<String>,
     /// It ends with 0 when it is asked to.
     ends_well: bool,
 }
@@ -121,12 +123,16 @@ impl Servers<'_> {
             CaseName::Connect => {
                 command.args(["--limits-logins-per-second-per-shard", "0"]).env("WEIR_AUTH_HS256_SECRET", SECRET)
             }
+            CaseName::Route1Across => command.args(["--dev", "--metrics", "127.0.0.1:0"]),
             CaseName::Route1 | CaseName::Route16 | CaseName::Route70 => command.arg("--dev"),
-            CaseName::Route1TwoShards | CaseName::Fanout16 | CaseName::Fanout64 => command.arg("--dev"),
+            CaseName::Fanout16 | CaseName::Fanout64 => command.arg("--dev"),
         };
         let mut server = self.spawn(&mut command, case.shards(), log)?;
-        let target = server.announced(gateway::ANNOUNCEMENT, self.signals).map_err(|_| anyhow!("the gateway did not start"))?;
-        Ok(Running { server, target, ends_well: true })
+        let mut announced = |words| server.announced(words, self.signals).map_err(|_| anyhow!("the gateway did not start"));
+        let target = announced(gateway::ANNOUNCEMENT)?;
+        let metrics = (case == CaseName::Route1Across).then(|| announced(gateway::METRICS_ANNOUNCEMENT)).transpose()?;
+        let metrics = metrics.map(|address| address.trim_end_matches(gateway::METRICS_PATH).to_owned());
+        Ok(Running { server, target, metrics, ends_well: true })
     }
 
     fn start_peer(&self, peer: &Peer, log: &Path) -> anyhow::Result<Running> {
@@ -148,7 +154,7 @@ impl Servers<'_> {
             }
             thread::sleep(LOOK);
         }
-        Ok(Running { server, target: format!("{}://{address}", peer.scheme), ends_well: false })
+        Ok(Running { server, target: format!("{}://{address}", peer.scheme), metrics: None, ends_well: false })
     }
 
     fn spawn(&self, command: &mut Command, shards: u32, log: &Path) -> anyhow::Result<Server> {
