@@ -34,7 +34,7 @@ macro_rules! contract {
                     serves_others_beside_a_flood;
                 ending: reports_a_reset_once_behind_the_last_bytes, reports_a_reset_that_a_send_finds,
                     closes_with_a_send_in_flight, finishes_and_still_receives, gives_a_reused_slot_a_new_generation,
-                    survives_churn;
+                    has_as_many_slots_as_connections_at_once, survives_churn;
                 accepting: receives_step_by_step_until_stay, pauses_at_a_full_table_and_goes_on,
                     pauses_without_descriptors_and_goes_on, stops_accepting_and_keeps_connections;
                 moving: moves_with_the_bytes_that_came_behind, moves_a_connection_whose_peer_has_finished,

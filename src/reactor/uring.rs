@@ -1,8 +1,8 @@
 //! The io_uring reactor: completions in, submissions out, one system call a turn.
 //!
-//! Connections are direct descriptors: they live in the ring's own table and have no number in the process. Where a connection
-//! is in its life is its slot's [`Phase`]; what is in flight on it are its [`Flags`]; and nothing is closed or moved before all of
-//! that has ended.
+//! Connections are direct descriptors: they live in the ring's own table and have no number in the process. A connection's slot here is
+//! not its index there (`table` says why). Where it is in its life is its slot's [`Phase`]; what is in flight on it are its [`Flags`];
+//! and nothing is closed or moved before all of that has ended.
 //!
 //! - this file: construction, and which completion goes where
 //! - `ring`: the io_uring itself; `ops`: the operations; `table`: the slots
@@ -185,8 +185,8 @@ impl BlockingBackend for Uring {
 }
 
 impl Backend for Uring {
-    /// All completions are taken in each turn, so that a slot's close is always known here before its next connection arrives, and
-    /// all of their events are delivered except bytes: these wait in their buffers once the budget is used up.
+    /// All completions are taken in each turn, and all of their events are delivered except bytes: these wait in their buffers once the
+    /// budget is used up.
     fn dispatch(&mut self, budget: usize, sink: &mut impl Sink) -> bool {
         let mut events = self.pay(sink);
         events += self.deliver_ready(budget.saturating_sub(events), sink);
@@ -219,8 +219,8 @@ impl Backend for Uring {
 
     fn adopt(&mut self, parcel: Parcel) -> Result<ConnId, i32> {
         match parcel {
-            Parcel::Direct(slot) => {
-                let conn = self.table.occupy(slot, Phase::Streaming, 0);
+            Parcel::Direct(file) => {
+                let conn = self.table.occupy(file, Phase::Streaming, 0).conn;
                 self.resume(conn);
                 Ok(conn)
             }
@@ -234,7 +234,8 @@ impl Backend for Uring {
             && slot.phase != Phase::Closing
         {
             slot.flags.set(Flags::FINISHING);
-            self.push(ops::finish(conn));
+            let at = slot.at(conn);
+            self.push(ops::finish(at));
         }
     }
 

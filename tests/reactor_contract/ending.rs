@@ -1,9 +1,17 @@
 //! How connections end, and what becomes of their slots.
 
-use std::{io::Write, net::Shutdown, thread, time::Duration};
+use std::{
+    io::Write,
+    net::{Shutdown, TcpStream},
+    thread,
+    time::Duration,
+};
 
 use socket2::SockRef;
-use weir::io::{Chunk, Output};
+use weir::{
+    ids::ConnId,
+    io::{Chunk, Output},
+};
 
 use crate::{
     probe::{Note, Seen},
@@ -12,7 +20,7 @@ use crate::{
 };
 
 /// Ends a connection with a reset.
-fn reset(client: std::net::TcpStream) {
+fn reset(client: TcpStream) {
     SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("an option can be set");
 }
 
@@ -92,6 +100,26 @@ pub(crate) fn gives_a_reused_slot_a_new_generation(driver: Driver) {
         drop(client);
         rig.ask(0, Output::Close { conn });
         rig.reactors[0].expect(Seen::Closed { conn });
+    }
+}
+
+pub(crate) fn has_as_many_slots_as_connections_at_once(driver: Driver) {
+    const AT_ONCE: usize = 8;
+    let mut rig = Rig::new(driver, Options { slots: [1_024, 1_024], behaviour: STAY, ..Options::default() });
+    let mut clients: Vec<(TcpStream, ConnId)> = Vec::new();
+    for round in 0..100 {
+        while clients.len() < AT_ONCE {
+            let (client, conn) = rig.client(0);
+            let index = conn.slot as usize;
+            assert!(index < AT_ONCE, "{conn} is one of {AT_ONCE} in round {round}: tables grow with each slot that is used");
+            clients.push((client, conn));
+        }
+        // Several in a row, and not those that came last.
+        for index in [5, 1, 3] {
+            let (_client, conn) = clients.remove(index);
+            rig.ask(0, Output::Close { conn });
+            rig.reactors[0].expect(Seen::Closed { conn });
+        }
     }
 }
 

@@ -127,7 +127,7 @@ impl Uring {
                 acceptor.listener = None;
             }
         }
-        let Ok(slot) = u32::try_from(result) else {
+        let Ok(file) = u32::try_from(result) else {
             match -result {
                 // Cancelled by us, or the peer gave up: the next may be fine.
                 libc::ECANCELED | libc::ECONNABORTED | libc::EPROTO | libc::EINTR | libc::EAGAIN => {}
@@ -148,15 +148,15 @@ impl Uring {
             return 0;
         };
         if acceptor.stopped {
-            let conn = self.table.occupy(slot, Phase::Vacating, 0);
-            self.push(ops::close(conn));
+            let at = self.table.occupy(file, Phase::Vacating, 0);
+            self.push(ops::close(at));
             return 0;
         }
         // SAFETY: all-zero bytes are a valid `sockaddr_storage`.
         let key = acceptor.names.insert(Box::new(unsafe { std::mem::zeroed() }));
         let (address, length) = (std::ptr::from_mut(acceptor.names[key].as_mut()), acceptor.address_bytes);
-        let conn = self.table.occupy(slot, Phase::Naming, key as u32);
-        self.push(ops::name(conn, address, length));
+        let at = self.table.occupy(file, Phase::Naming, key as u32);
+        self.push(ops::name(at, address, length));
         0
     }
 
@@ -174,7 +174,8 @@ impl Uring {
             // It is gone already.
             Some(_) | None => {
                 slot.phase = Phase::Vacating;
-                self.push(ops::close(conn));
+                let at = slot.at(conn);
+                self.push(ops::close(at));
                 0
             }
         }

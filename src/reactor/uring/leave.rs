@@ -34,7 +34,10 @@ impl Uring {
     pub(super) fn send_away(&mut self, conn: ConnId) {
         let slot = self.table.get(conn).expect("the caller has looked");
         match self.peers.ring_of(ShardId(slot.cargo as u16)) {
-            Some(ring) => self.push(ops::depart(conn, ring)),
+            Some(ring) => {
+                let at = slot.at(conn);
+                self.push(ops::depart(at, ring));
+            }
             None => {
                 slot.phase = Phase::Stepping;
                 self.owed.push_back(Owed::MoveRefused(conn));
@@ -47,7 +50,8 @@ impl Uring {
         let slot = self.table.get(conn).expect("a connection outlives its operations");
         if let Ok(index) = u32::try_from(result) {
             slot.phase = Phase::Vacating;
-            self.push(ops::close(conn));
+            let at = slot.at(conn);
+            self.push(ops::close(at));
             sink.event(Event::Departed { conn, parcel: Parcel::Direct(index) });
         } else {
             log::debug!("{conn} cannot move to shard {}: {}", slot.cargo, std::io::Error::from_raw_os_error(-result));
@@ -88,7 +92,8 @@ impl Uring {
     pub(super) fn close_when_still(&mut self, conn: ConnId) {
         let slot = self.table.get(conn).expect("the caller has looked");
         if !slot.flags.has(Flags::IN_FLIGHT) {
-            self.push(ops::close(conn));
+            let at = slot.at(conn);
+            self.push(ops::close(at));
         }
     }
 

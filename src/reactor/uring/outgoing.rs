@@ -113,8 +113,8 @@ impl Uring {
             let connecting = Box::new(Connecting { token: request.token, address: request.to.into() });
             let (address, length) = (connecting.address.as_ptr().cast(), connecting.address.len());
             let key = self.outgoing.connecting.insert(connecting);
-            let conn = self.table.occupy(descriptors[index] as u32, Phase::Connecting, key as u32);
-            self.push(ops::connect(conn, address, length));
+            let at = self.table.occupy(descriptors[index] as u32, Phase::Connecting, key as u32);
+            self.push(ops::connect(at, address, length));
         }
         0
     }
@@ -125,7 +125,8 @@ impl Uring {
         let token = self.outgoing.connecting.remove(slot.cargo as usize).token;
         if result < 0 {
             slot.phase = Phase::Vacating;
-            self.push(ops::close(conn));
+            let at = slot.at(conn);
+            self.push(ops::close(at));
             sink.event(Event::ConnectFailed { token, errno: -result });
         } else {
             slot.phase = Phase::Streaming;
@@ -145,7 +146,8 @@ impl Uring {
         slot.flags.set(Flags::SENDING);
         let key = self.sends.insert(Sending { chunk, done: 0 });
         slot.cargo = key as u32;
-        self.push(ops::send(conn, &self.sends[key].chunk, 0));
+        let at = slot.at(conn);
+        self.push(ops::send(at, &self.sends[key].chunk, 0));
     }
 
     /// The kernel took a chunk, or a part of it, or refused it.
@@ -155,7 +157,8 @@ impl Uring {
         let sending = &mut self.sends[key];
         sending.done += result.max(0) as usize;
         if result > 0 && sending.done < sending.chunk.as_slice().len() && slot.phase != Phase::Closing {
-            self.push(ops::send(conn, &self.sends[key].chunk, self.sends[key].done));
+            let at = slot.at(conn);
+            self.push(ops::send(at, &self.sends[key].chunk, self.sends[key].done));
             return 0;
         }
         slot.flags.clear(Flags::SENDING);

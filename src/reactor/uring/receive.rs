@@ -42,8 +42,8 @@ impl Uring {
                 {
                     slot.flags.set(Flags::RECEIVING.and(Flags::PEEKING));
                     let waits = !slot.flags.has(Flags::BROKEN);
-                    let byte = std::ptr::from_mut(self.scratch.as_mut());
-                    self.push(ops::peek(conn, byte, waits));
+                    let (at, byte) = (slot.at(conn), std::ptr::from_mut(self.scratch.as_mut()));
+                    self.push(ops::peek(at, byte, waits));
                 }
             }
         }
@@ -63,16 +63,17 @@ impl Uring {
         if slot.flags.has(Flags::RECEIVING.and(Flags::PARKED).and(Flags::ENDED)) {
             return;
         }
+        let at = slot.at(conn);
         let entry = match slot.phase {
             // The machine has not seen the last step yet.
             Phase::Stepping if slot.queue != NO_BUFFER => return,
-            Phase::Stepping | Phase::Streaming if slot.flags.has(Flags::BROKEN) => ops::receive_rest(conn),
-            Phase::Stepping => ops::receive_one(conn),
-            Phase::Streaming if slot.flags.has(Flags::BUSY) || self.idle.never() => ops::receive_many(conn),
-            Phase::Streaming if expected => ops::receive_one(conn),
+            Phase::Stepping | Phase::Streaming if slot.flags.has(Flags::BROKEN) => ops::receive_rest(at),
+            Phase::Stepping => ops::receive_one(at),
+            Phase::Streaming if slot.flags.has(Flags::BUSY) || self.idle.never() => ops::receive_many(at),
+            Phase::Streaming if expected => ops::receive_one(at),
             Phase::Streaming => {
                 slot.flags.set(Flags::POLLING);
-                ops::poll(conn)
+                ops::poll(at)
             }
             Phase::Free | Phase::Naming | Phase::Connecting | Phase::Leaving | Phase::Closing | Phase::Vacating => return,
         };

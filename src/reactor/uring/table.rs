@@ -1,4 +1,8 @@
-//! What the reactor knows of each slot: 16 bytes, whether a connection is in it or not.
+//! What the reactor knows of each slot: 20 bytes, whether a connection is in it or not.
+//!
+//! Slots are ours, and the one that was left last is the first to be taken again: so there are as many as there were connections at once. The
+//! kernel's direct descriptors are another thing: it gives them out in a round (`io_file_bitmap_get` in io_uring/filetable.c), so that with
+//! clients that come and go each would be used once before long, and whatever is indexed by them would grow with the table.
 
 use super::super::buffers::NO_BUFFER;
 use crate::ids::ConnId;
@@ -81,12 +85,25 @@ impl Flags {
     }
 }
 
-/// One slot of the table of direct descriptors.
+/// No slot is free.
+const NO_SLOT: u32 = u32::MAX;
+
+/// A connection, and where the kernel has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct At {
+    pub(super) conn: ConnId,
+    /// The index of its direct descriptor.
+    pub(super) file: u32,
+}
+
+/// One slot.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
     /// Of the connection in it, or of the next one.
     pub(super) generation: u32,
-    /// Which memory of this connection the kernel uses, by phase: the peer's address, the connecting socket's record, the chunk in
+    /// The index of its direct descriptor.
+    file: u32,
+    /// In a free slot the next free one. Else which memory of this connection the kernel uses, by phase: the peer's address, the connecting socket's record, the chunk in
     /// flight; while it leaves, the shard it goes to.
     pub(super) cargo: u32,
     /// The last of the buffers that wait for the machine.
@@ -97,9 +114,14 @@ pub(super) struct Slot {
     pub(super) errno: u8,
 }
 
-const _: () = assert!(size_of::<Slot>() == 16);
+const _: () = assert!(size_of::<Slot>() == 20);
 
 impl Slot {
+    /// `conn` is the connection in it.
+    pub(super) fn at(&self, conn: ConnId) -> At {
+        At { conn, file: self.file }
+    }
+
     /// The connection is beyond use. What came before can still be received.
     pub(super) fn break_with(&mut self, errno: i32) {
         self.flags.set(Flags::BROKEN.and(Flags::OWES_BROKEN));
@@ -111,23 +133,27 @@ impl Slot {
 /// All slots of a reactor.
 pub(super) struct Table {
     slots: Vec<Slot>,
+    first_free: u32,
+    /// How many slots hold a connection.
     used: u32,
+    /// How many direct descriptors there are.
+    files: u32,
 }
 
 impl Table {
-    pub(super) fn new(slots: u32) -> Table {
-        let empty = Slot { generation: 0, cargo: 0, queue: NO_BUFFER, flags: Flags::NONE, phase: Phase::Free, errno: 0 };
-        Table { slots: vec![empty; slots as usize], used: 0 }
+    pub(super) fn new(files: u32) -> Table {
+        // Address space only: the kernel gives pages as slots are used for the first time.
+        Table { slots: Vec::with_capacity(files as usize), first_free: NO_SLOT, used: 0, files }
     }
 
-    /// How many slots there are.
+    /// How many slots there are by now.
     pub(super) fn slots(&self) -> u32 {
         self.slots.len() as u32
     }
 
-    /// How many slots hold no connection.
+    /// How many more connections there can be.
     pub(super) fn free(&self) -> u32 {
-        self.slots.len() as u32 - self.used
+        self.files.saturating_sub(self.used)
     }
 
     /// The slot of a connection that is there; `None` when the id is of one that was.
@@ -142,22 +168,28 @@ impl Table {
         part.map(|(index, slot)| (ConnId { slot: index as u32, generation: slot.generation }, slot))
     }
 
-    /// Puts a connection into the slot that the kernel chose.
-    pub(super) fn occupy(&mut self, slot: u32, phase: Phase, cargo: u32) -> ConnId {
-        let entry = &mut self.slots[slot as usize];
-        assert!(entry.phase == Phase::Free, "the kernel gave slot {slot} away while it was {:?}", entry.phase);
-        entry.phase = phase;
-        entry.cargo = cargo;
+    /// Takes a slot for the connection whose direct descriptor is `file`.
+    pub(super) fn occupy(&mut self, file: u32, phase: Phase, cargo: u32) -> At {
+        let index = self.first_free;
         self.used += 1;
-        ConnId { slot, generation: entry.generation }
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            let conn = ConnId { slot: self.slots.len() as u32, generation: 0 };
+            self.slots.push(Slot { generation: 0, file, cargo, queue: NO_BUFFER, flags: Flags::NONE, phase, errno: 0 });
+            return At { conn, file };
+        };
+        self.first_free = slot.cargo;
+        (slot.file, slot.phase, slot.cargo) = (file, phase, cargo);
+        At { conn: ConnId { slot: index, generation: slot.generation }, file }
     }
 
     /// The descriptor is closed: the id is dead.
     pub(super) fn vacate(&mut self, conn: ConnId) {
-        let entry = &mut self.slots[conn.slot as usize];
-        assert!(entry.generation == conn.generation && entry.queue == NO_BUFFER && !entry.flags.has(Flags::IN_FLIGHT));
-        let generation = (entry.generation + 1) % ConnId::GENERATIONS;
-        *entry = Slot { generation, cargo: 0, queue: NO_BUFFER, flags: Flags::NONE, phase: Phase::Free, errno: 0 };
+        let slot = &mut self.slots[conn.slot as usize];
+        assert!(slot.generation == conn.generation && slot.phase != Phase::Free);
+        assert!(slot.queue == NO_BUFFER && !slot.flags.has(Flags::IN_FLIGHT));
+        slot.generation = (slot.generation + 1) % ConnId::GENERATIONS;
+        (slot.flags, slot.phase, slot.errno) = (Flags::NONE, Phase::Free, 0);
+        slot.cargo = std::mem::replace(&mut self.first_free, conn.slot);
         self.used -= 1;
     }
 }
@@ -169,11 +201,29 @@ mod tests {
     #[test]
     fn an_id_dies_with_its_connection() {
         let mut table = Table::new(2);
-        let first = table.occupy(1, Phase::Streaming, 0);
+        let first = table.occupy(1, Phase::Streaming, 0).conn;
         assert_eq!((table.free(), table.get(first).map(|slot| slot.phase)), (1, Some(Phase::Streaming)));
         table.vacate(first);
-        let second = table.occupy(1, Phase::Stepping, 0);
-        assert!(table.get(first).is_none());
+        assert!(table.free() == 2 && table.get(first).is_none());
+        let second = table.occupy(1, Phase::Stepping, 0).conn;
+        assert!(table.get(first).is_none() && second.slot == first.slot);
         assert_eq!(table.get(second).map(|slot| slot.phase), Some(Phase::Stepping));
+    }
+
+    #[test]
+    fn there_are_as_many_slots_as_connections_at_once_whatever_descriptors_they_have() {
+        let mut table = Table::new(1_000);
+        let mut held: Vec<At> = (0..10).map(|file| table.occupy(file, Phase::Streaming, 0)).collect();
+        for file in 10..5_000 {
+            let gone = held.remove(file as usize * 7 % held.len());
+            table.vacate(gone.conn);
+            let come = table.occupy(file % 1_000, Phase::Streaming, 0);
+            assert_eq!(table.get(come.conn).map(|slot| slot.at(come.conn).file), Some(file % 1_000));
+            held.push(come);
+            let mut slots: Vec<u32> = held.iter().map(|at| at.conn.slot).collect();
+            slots.sort_unstable();
+            assert_eq!(slots, (0..10).collect::<Vec<_>>());
+        }
+        assert_eq!((table.slots(), table.free()), (10, 990));
     }
 }
