@@ -12,9 +12,12 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use weir::{client::Client, wire::body::Login};
+use weir::{
+    limits::BODY_BYTES_CEILING,
+    wire::{Decoded, Frame, body::Login, decode, encode},
+};
 
-use crate::{plan::Plan, signals::Signals};
+use crate::{plan::Plan, reach::unreachable, signals::Signals};
 
 /// For each answer of the gateway.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -72,9 +75,9 @@ pub(crate) fn across(plan: &Plan, metrics: SocketAddr, signals: &Signals) -> any
         if signals.interrupted() {
             bail!("interrupted");
         }
-        let client = log_in(plan, number)?;
+        let stays = log_in(plan, number)?;
         let after = logins(metrics)?;
-        drop(client);
+        drop(stays);
         let home = grown(&before, &after).with_context(|| {
             format!("other clients log in at {} meanwhile, or the metrics at {metrics} are another gateway's", plan.target)
         })?;
@@ -111,13 +114,30 @@ impl Pairs {
     }
 }
 
-fn log_in(plan: &Plan, number: u32) -> anyhow::Result<Client> {
+/// Logs a client in, and gives its connection.
+fn log_in(plan: &Plan, number: u32) -> anyhow::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&plan.target, PATIENCE).with_context(|| unreachable(plan))?;
     let client_id = format!("{}{number}", plan.prefix);
     let token = plan.credentials.token_for(&client_id);
-    let mut client = Client::connect(&plan.target.to_string(), PATIENCE)?;
     let agent = concat!("bench-client/", env!("CARGO_PKG_VERSION")).to_owned();
-    client.login(Login { client_id, device_id: "homes".into(), token, agent, ..Login::default() })?;
-    Ok(client)
+    let mut bytes = Vec::new();
+    encode(&Frame::Login(Login { client_id, device_id: "homes".into(), token, agent, ..Login::default() }), &mut bytes);
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(&bytes)?;
+    let (mut answer, mut part) = (Vec::new(), [0; 4096]);
+    loop {
+        match decode(&answer, BODY_BYTES_CEILING) {
+            Ok(Decoded::Frame { frame: Frame::LoginOk(_), .. }) => return Ok(stream),
+            Ok(Decoded::Frame { frame: Frame::Error(error), .. }) => bail!("it refuses a LOGIN: {}", error.message),
+            Ok(Decoded::NeedMore { .. }) => {}
+            Ok(_) | Err(_) => bail!("{} does not answer a LOGIN as a Weir gateway does", plan.target),
+        }
+        match stream.read(&mut part)? {
+            0 => bail!("{} ends the connection at a LOGIN", plan.target),
+            count => answer.extend_from_slice(&part[..count]),
+        }
+    }
 }
 
 /// The LOGINs that each shard has counted.

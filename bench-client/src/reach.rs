@@ -43,7 +43,7 @@ pub(crate) fn reach(plan: &Plan, server_pid: Option<u32>) -> anyhow::Result<Opti
 }
 
 /// What to do where nobody listens.
-fn unreachable(plan: &Plan) -> String {
+pub(crate) fn unreachable(plan: &Plan) -> String {
     let start = match plan.dialect {
         Dialect::Weir => "is the gateway running? Start one with `weir serve --dev`",
         Dialect::Nats => "is the server running? Start one with `nats-server -c bench-client/peers/nats.conf`",
