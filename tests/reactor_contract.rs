@@ -37,7 +37,7 @@ macro_rules! contract {
                     has_as_many_slots_as_connections_at_once, survives_churn;
                 accepting: receives_step_by_step_until_stay, pauses_at_a_full_table_and_goes_on,
                     pauses_without_descriptors_and_goes_on, stops_accepting_and_keeps_connections;
-                moving: moves_with_the_bytes_that_came_behind, moves_a_connection_whose_peer_has_finished,
+                moving: moves_with_the_bytes_that_came_behind, moves_among_connections_that_come_and_go, moves_a_connection_whose_peer_has_finished,
                     refuses_a_move_to_a_full_table;
                 connecting: connects, connects_from_a_given_address, reports_a_refused_connect, reports_an_address_that_is_not_ours,
                     reports_a_connect_without_room;

@@ -5,19 +5,18 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    collections::{HashMap, HashSet},
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use weir::{
     limits::BODY_BYTES_CEILING,
     wire::{Decoded, Frame, body::Login, decode, encode},
 };
 
-use crate::{plan::Plan, reach::unreachable, signals::Signals};
+use crate::{gateway::METRICS_PATH, plan::Plan, reach::unreachable, signals::Signals};
 
 /// For each answer of the gateway.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -26,21 +25,46 @@ const LOGINS: &str = "weir_logins_total{shard=";
 /// So many clients are tried for each that is wanted, and some more: with two shards each second one fits, as a coin falls.
 const TRIED_PER_WANTED: u32 = 4;
 const TRIED_MORE: u32 = 64;
+/// How often it is told how far that is.
+const TELL: Duration = Duration::from_secs(1);
+
+/// Stands for no client in [`Names`].
+const NOBODY: u32 = u32::MAX;
 
 /// Numbers in the names of clients, where they are not the clients' own.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Names {
     numbers: Vec<u32>,
-    clients: HashMap<u32, u32>,
+    /// By number.
+    clients: Vec<u32>,
 }
 
 impl Names {
     /// These for the first clients, and for the others of `count` in all the lowest that are left.
     fn new(first: &[u32], count: u32) -> Names {
-        let taken: HashSet<u32> = first.iter().copied().collect();
-        let others = (0..).filter(|number| !taken.contains(number));
-        let numbers: Vec<u32> = first.iter().copied().chain(others).take(count as usize).collect();
-        let clients = numbers.iter().copied().zip(0..).collect();
+        let mut clients = Vec::new();
+        let mut give = |number: u32, client: u32| {
+            let needed = number as usize + 1;
+            clients.resize(needed.max(clients.len()), NOBODY);
+            let is_free = clients[number as usize] == NOBODY;
+            if is_free {
+                clients[number as usize] = client;
+            }
+            is_free
+        };
+        let mut numbers = first[..first.len().min(count as usize)].to_vec();
+        for (client, number) in (0..).zip(&numbers) {
+            assert!(give(*number, client), "two clients with the number {number}");
+        }
+        for number in 0.. {
+            let client = numbers.len() as u32;
+            if client == count {
+                break;
+            }
+            if give(number, client) {
+                numbers.push(number);
+            }
+        }
         Names { numbers, clients }
     }
 
@@ -49,7 +73,7 @@ impl Names {
     }
 
     pub(crate) fn client(&self, number: u32) -> Option<u32> {
-        self.clients.get(&number).copied()
+        self.clients.get(number as usize).copied().filter(|client| *client != NOBODY)
     }
 }
 
@@ -58,6 +82,8 @@ impl Names {
 /// # Errors
 /// The gateway or its metrics cannot be asked, has one shard only, or serves others meanwhile.
 pub(crate) fn across(plan: &Plan, metrics: SocketAddr, signals: &Signals) -> anyhow::Result<Names> {
+    // The target first: without a gateway there are no metrics either.
+    drop(connect(plan)?);
     let mut before = logins(metrics)?;
     if before.len() < 2 {
         bail!("this gateway has one shard, so that nothing crosses: start it with --shards 2");
@@ -65,21 +91,34 @@ pub(crate) fn across(plan: &Plan, metrics: SocketAddr, signals: &Signals) -> any
     let wanted = plan.active / 2;
     let tried_at_most = plan.active.saturating_mul(TRIED_PER_WANTED).saturating_add(TRIED_MORE);
     let mut pairs = Pairs::default();
+    let mut told = Instant::now();
     for number in 0.. {
         if pairs.count() == wanted {
             break;
         }
         if number == tried_at_most {
-            bail!("of {tried_at_most} clients only {} have a partner that is at home on another shard", 2 * pairs.count());
+            bail!(
+                "of {tried_at_most} clients only {} have a partner that is at home on another shard: start the gateway anew, which then \
+                 deals them out anew",
+                2 * pairs.count()
+            );
         }
         if signals.interrupted() {
             bail!("interrupted");
+        }
+        if told.elapsed() > TELL {
+            told = Instant::now();
+            eprintln!("route  looking for homes: {} of {} clients have a partner", 2 * pairs.count(), 2 * wanted);
         }
         let stays = log_in(plan, number)?;
         let after = logins(metrics)?;
         drop(stays);
         let home = grown(&before, &after).with_context(|| {
-            format!("other clients log in at {} meanwhile, or the metrics at {metrics} are another gateway's", plan.target)
+            format!(
+                "other clients log in at {} meanwhile, or the metrics at {metrics} are another gateway's: give this run a gateway of its own, \
+                 and --metrics the address that this one announces",
+                plan.target
+            )
         })?;
         pairs.add(number, home);
         before = after;
@@ -114,36 +153,53 @@ impl Pairs {
     }
 }
 
+fn connect(plan: &Plan) -> anyhow::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&plan.target, PATIENCE).with_context(|| unreachable(plan))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
 /// Logs a client in, and gives its connection.
 fn log_in(plan: &Plan, number: u32) -> anyhow::Result<TcpStream> {
-    let mut stream = TcpStream::connect_timeout(&plan.target, PATIENCE).with_context(|| unreachable(plan))?;
+    let mut stream = connect(plan)?;
     let client_id = format!("{}{number}", plan.prefix);
     let token = plan.credentials.token_for(&client_id);
     let agent = concat!("bench-client/", env!("CARGO_PKG_VERSION")).to_owned();
     let mut bytes = Vec::new();
     encode(&Frame::Login(Login { client_id, device_id: "homes".into(), token, agent, ..Login::default() }), &mut bytes);
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(&bytes)?;
     let (mut answer, mut part) = (Vec::new(), [0; 4096]);
     loop {
         match decode(&answer, BODY_BYTES_CEILING) {
-            Ok(Decoded::Frame { frame: Frame::LoginOk(_), .. }) => return Ok(stream),
-            Ok(Decoded::Frame { frame: Frame::Error(error), .. }) => bail!("it refuses a LOGIN: {}", error.message),
             Ok(Decoded::NeedMore { .. }) => {}
-            Ok(_) | Err(_) => bail!("{} does not answer a LOGIN as a Weir gateway does", plan.target),
+            Ok(Decoded::Frame { frame: Frame::LoginOk(_), .. }) => return Ok(stream),
+            Ok(Decoded::Frame { frame: Frame::Error(error), .. }) => bail!("{} refuses a LOGIN: {}", plan.target, error.message),
+            Ok(Decoded::Frame { .. }) | Err(_) => {
+                bail!("{} does not answer a LOGIN as a Weir gateway does", plan.target)
+            }
         }
-        match stream.read(&mut part)? {
-            0 => bail!("{} ends the connection at a LOGIN", plan.target),
-            count => answer.extend_from_slice(&part[..count]),
+        match stream.read(&mut part) {
+            Ok(0) => bail!("{} ends the connection at a LOGIN", plan.target),
+            Ok(count) => answer.extend_from_slice(&part[..count]),
+            // A read with a timeout is not begun again by the kernel, and the end of a ring that was only tried out interrupts it.
+            Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
+            Err(cause) if cause.kind() == ErrorKind::WouldBlock => {
+                bail!("{} does not answer a LOGIN within {PATIENCE:?}", plan.target)
+            }
+            Err(cause) => return Err(cause).with_context(|| format!("{} does not answer a LOGIN", plan.target)),
         }
     }
 }
 
 /// The LOGINs that each shard has counted.
 fn logins(metrics: SocketAddr) -> anyhow::Result<Vec<u64>> {
-    let page = page(metrics).with_context(|| {
-        format!("no metrics at {metrics}: start the gateway with --metrics ADDRESS, and give the same to --metrics here")
+    let page = page(metrics).map_err(|cause| match cause.kind() {
+        ErrorKind::ConnectionRefused => anyhow!(
+            "no metrics at {metrics}: start the gateway with --metrics ADDRESS, and give the address that it announces to --metrics here"
+        ),
+        ErrorKind::WouldBlock => anyhow!("the metrics at {metrics} do not come within {PATIENCE:?}"),
+        _ => anyhow!("the metrics at {metrics} cannot be read: {cause}"),
     })?;
     let counts = page.lines().filter_map(|line| line.strip_prefix(LOGINS)?.split_once("} ")?.1.trim().parse().ok());
     let counts: Vec<u64> = counts.collect();
@@ -157,10 +213,10 @@ fn page(metrics: SocketAddr) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&metrics, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {metrics}\r\nConnection: close\r\n\r\n")?;
-    let mut page = String::new();
-    stream.take(PAGE_BYTES_MAX).read_to_string(&mut page)?;
-    Ok(page)
+    write!(stream, "GET {METRICS_PATH} HTTP/1.1\r\nHost: {metrics}\r\nConnection: close\r\n\r\n")?;
+    let mut page = Vec::new();
+    stream.take(PAGE_BYTES_MAX).read_to_end(&mut page)?;
+    Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
 /// More than the metrics of the most shards that there can be.

@@ -176,6 +176,9 @@ pub(crate) fn route_report(args: &RouteArgs, signals: &Signals) -> Result<Report
     if active > args.connections {
         return Err(Failure::Usage(format!("--active {active} is more than --connections {}", args.connections)));
     }
+    if args.metrics.is_some() && args.pattern != Pattern::Across {
+        return Err(Failure::Usage("--metrics is looked at with --pattern across only: add that, or leave --metrics out".into()));
+    }
     let wanted = wanted(args.connections, active, &args.payload, &args.durable);
     let (plan, kind) = plan_for(&args.common, wanted)?;
     let plan = with_timeline(plan, &args.timeline, args.common.duration)?;

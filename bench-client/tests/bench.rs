@@ -77,6 +77,10 @@ fn every_scenario_is_measured_by_turns_and_the_result_is_as_documented() {
         assert_eq!((&report["target"], &report["workers"]), (&result["target"], &Value::from(1)));
         assert!(report["host"]["command"].as_str().is_some_and(|command| !command.contains("secret")), "{report:#}");
         assert_eq!(report["received"], result["counts"]["received"]);
+        if result["target"] == "weir" && report["scenario"] == "route" {
+            let pattern = if result["scenario"] == "route-1-across" { "across" } else { "pairs" };
+            assert_eq!(report["pattern"], pattern, "{report:#}");
+        }
     }
     // The server of two shards was one.
     for (scenario, shards) in [("route-1", 1), ("route-1-across", 2)] {

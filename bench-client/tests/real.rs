@@ -5,14 +5,12 @@ mod harness;
 mod schema;
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use harness::{assert_exact, bench, code, program::weir, text};
+use harness::{assert_exact, bench, code, gateway::Gateway, program::weir, text};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -23,55 +21,6 @@ use serde_json::Value;
 /// Those of this build.
 const REACTORS: &[&str] = if cfg!(feature = "glommio") { &["uring", "epoll", "glommio"] } else { &["uring", "epoll"] };
 const SECRET: &str = "a secret of at least thirty-two bytes";
-
-/// A gateway on a port of its own, which ends with this value.
-struct Gateway {
-    child: Child,
-    target: String,
-}
-
-impl Gateway {
-    fn start(args: &[&str]) -> Gateway {
-        Gateway::start_on("127.0.0.1:0", args).expect("the announcement")
-    }
-
-    /// Starts in the place of one that was killed. The kernel closes the sockets of an io_uring only some time after its process is gone.
-    fn start_again_on(listen: &str, args: &[&str]) -> Gateway {
-        let deadline = Instant::now() + Duration::from_secs(4);
-        loop {
-            match Gateway::start_on(listen, args) {
-                Some(gateway) => return gateway,
-                None => assert!(Instant::now() < deadline, "{listen} is free again"),
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// `None` if it ends instead of listening.
-    fn start_on(listen: &str, args: &[&str]) -> Option<Gateway> {
-        let mut child = Command::new(weir())
-            .args(["serve", "--listen", listen])
-            .args(args)
-            .env("WEIR_DATA", "memory")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the gateway starts");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
-        let mut gateway = Gateway { child, target: String::new() };
-        gateway.target = line.trim().strip_prefix("weir: listening on ")?.to_owned();
-        Some(gateway)
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// Runs bench-client against a gateway, and gives its exit status and its result.
 fn result(gateway: &Gateway, args: &[&str]) -> (i32, Value) {
@@ -181,49 +130,6 @@ fn two_runs_share_a_gateway() {
             assert_exact(&object);
         }
     });
-}
-
-/// Sessions of each shard, as the metrics say.
-fn sessions(metrics: &str) -> Vec<u64> {
-    let mut stream = TcpStream::connect(metrics).expect("the metrics are served");
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n").expect("a request");
-    let mut page = String::new();
-    stream.read_to_string(&mut page).expect("text");
-    let counts = page.lines().filter_map(|line| line.strip_prefix("weir_sessions{shard=")?.split_once("} ")?.1.parse().ok());
-    counts.collect()
-}
-
-#[test]
-fn messages_that_are_to_cross_shards_go_between_clients_that_are_at_home_on_different_ones() {
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
-    let metrics = free.to_string();
-    let serve = ["--shards", "2", "--metrics", &metrics, "--auth-hs256-secret", SECRET, "--limits-frames-per-second", "0"];
-    let gateway = Gateway::start(&serve);
-    let args =
-        ["route", "--pattern", "across", "--connections", "100", "--duration", "2s", "--hs256-secret", SECRET, "--metrics"];
-    thread::scope(|scope| {
-        let run = scope.spawn(|| result(&gateway, &[&args[..], &[&metrics]].concat()));
-        // All of them have a partner: half are at home on each shard. By chance it would be so in one of twelve runs.
-        let mut all = Vec::new();
-        while !run.is_finished() && all.iter().sum::<u64>() < 100 {
-            all = sessions(&metrics);
-        }
-        assert_eq!(all, [50, 50]);
-        let (code, object) = run.join().expect("a run");
-        assert_eq!((code, &object["pattern"]), (0, &"across".into()), "{object:#}");
-        assert_exact(&object);
-        schema::check(&object, Made::default());
-    });
-    drop(gateway);
-
-    let gateway = Gateway::start(&["--dev", "--shards", "1", "--metrics", &metrics]);
-    for (metrics, words) in
-        [(&*metrics, "start it with --shards 2"), (&gateway.target, "no metrics at"), ("127.0.0.1:1", "give the same")]
-    {
-        let output = bench(&["route", "--target", &gateway.target, "--pattern", "across", "--metrics", metrics]);
-        assert_eq!(code(&output), 2, "{output:?}");
-        assert!(text(&output).contains(words), "{words}: {}", text(&output));
-    }
 }
 
 #[test]
@@ -474,6 +380,7 @@ fn nobody_home_and_wrong_use_are_told_apart() {
         (&["offline", "--groups", "11", "--connections", "10"], "11 groups are more than 10 clients"),
         (&["route", "--reconnect"], "--durable"),
         (&["route", "--pattern", "across"], "--metrics <IP:PORT>"),
+        (&["route", "--metrics", "127.0.0.1:1"], "with --pattern across only"),
         (
             &["route", "--pattern", "across", "--metrics", "127.0.0.1:1", "--target", "nats://127.0.0.1:1"],
             "only weir:// has shards",

@@ -12,6 +12,7 @@ mod glommio;
 pub mod limit;
 mod pause;
 pub mod probe;
+mod slots;
 pub mod socket;
 mod table;
 #[allow(unsafe_code, reason = "a fenced place: memory that operations in flight use")]

@@ -1,24 +1,23 @@
-//! The connections of a reactor whose sockets are ordinary descriptors: a table indexed by slot, whose free entries form a list, newest
-//! first.
+//! The connections of a reactor whose sockets are ordinary descriptors.
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
 
 use socket2::SockRef;
 
-use super::Peers;
+use super::{
+    Peers,
+    slots::{Content, Slots},
+};
 use crate::{
     ids::{ConnId, ShardId},
     io::Chunk,
 };
 
-/// Ends the list of free entries.
-const NO_SLOT: u32 = u32::MAX;
-
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// In the list of free entries.
+    /// No connection.
     Free,
     /// The kernel is connecting it; `number` is the machine's token.
     Connecting,
@@ -37,7 +36,6 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Entry<S> {
     pub(super) socket: Option<S>,
-    generation: u32,
     /// The next free slot, a token, or the errno of a failed send, as `phase` and `failed` say.
     pub(super) number: u32,
     pub(super) phase: Phase,
@@ -58,24 +56,18 @@ pub(super) struct Entry<S> {
 const _: () = assert!(size_of::<Entry<OwnedFd>>() <= 24);
 
 impl<S> Entry<S> {
-    fn reset(&mut self, socket: Option<S>, phase: Phase, number: u32) {
-        let generation = self.generation;
-        *self = Entry { socket, number, phase, generation, ..Entry::blank() };
+    fn new(socket: Option<S>, phase: Phase, number: u32) -> Entry<S> {
+        Entry { socket, number, phase, readable: false, hung_up: false, eof: false, queued: false, sending: false, failed: false }
+    }
+}
+
+impl<S> Content for Entry<S> {
+    fn vacate(&mut self, next_free: u32) {
+        *self = Entry::new(None, Phase::Free, next_free);
     }
 
-    fn blank() -> Entry<S> {
-        Entry {
-            socket: None,
-            generation: 0,
-            number: NO_SLOT,
-            phase: Phase::Free,
-            readable: false,
-            hung_up: false,
-            eof: false,
-            queued: false,
-            sending: false,
-            failed: false,
-        }
+    fn next_free(&self) -> Option<u32> {
+        (self.phase == Phase::Free).then_some(self.number)
     }
 }
 
@@ -105,8 +97,7 @@ pub(super) struct Unsent {
 
 /// All connections of one reactor.
 pub(super) struct Table<S> {
-    entries: Vec<Entry<S>>,
-    first_free: u32,
+    entries: Slots<Entry<S>>,
     peers: Peers,
     shard: ShardId,
 }
@@ -115,8 +106,7 @@ impl<S> Table<S> {
     /// A table for `slots` connections.
     pub(super) fn new(slots: u32, peers: Peers, shard: ShardId) -> Table<S> {
         peers.give_room(shard, slots);
-        // Address space only: the kernel gives pages as slots are used for the first time.
-        Table { entries: Vec::with_capacity(slots as usize), first_free: NO_SLOT, peers, shard }
+        Table { entries: Slots::new(slots), peers, shard }
     }
 
     /// Takes room for one connection, if there is some. Others do so too, for those they send here.
@@ -137,21 +127,12 @@ impl<S> Table<S> {
 
     /// Takes in a connection for which room was taken.
     pub(super) fn insert(&mut self, socket: S, phase: Phase, number: u32) -> ConnId {
-        if self.first_free == NO_SLOT {
-            self.first_free = self.entries.len() as u32;
-            self.entries.push(Entry::blank());
-        }
-        let slot = self.first_free;
-        let entry = &mut self.entries[slot as usize];
-        self.first_free = entry.number;
-        entry.reset(Some(socket), phase, number);
-        ConnId { slot, generation: entry.generation }
+        self.entries.take(Entry::new(Some(socket), phase, number))
     }
 
     /// The connection, unless the id is dead.
     pub(super) fn get(&mut self, conn: ConnId) -> Option<&mut Entry<S>> {
-        let entry = self.entries.get_mut(conn.slot as usize)?;
-        (entry.phase != Phase::Free && entry.generation == conn.generation).then_some(entry)
+        self.entries.get(conn)
     }
 
     /// The connection a machine speaks of. It must not use dead ids; in a release build that goes without consequence.
@@ -163,12 +144,10 @@ impl<S> Table<S> {
 
     /// Ends the id, closes its socket if it still has one, and makes the slot free for another connection.
     pub(super) fn remove(&mut self, conn: ConnId) {
-        let next = self.first_free;
-        let Some(entry) = self.get(conn) else { return };
-        entry.reset(None, Phase::Free, next);
-        entry.generation = (entry.generation + 1) % ConnId::GENERATIONS;
-        self.first_free = conn.slot;
-        self.give_room();
+        if self.get(conn).is_some() {
+            self.entries.vacate(conn);
+            self.give_room();
+        }
     }
 }
 

@@ -219,8 +219,8 @@ impl Backend for Uring {
 
     fn adopt(&mut self, parcel: Parcel) -> Result<ConnId, i32> {
         match parcel {
-            Parcel::Direct(file) => {
-                let conn = self.table.occupy(file, Phase::Streaming, 0).conn;
+            Parcel::Direct(index) => {
+                let conn = self.table.occupy(index, Phase::Streaming, 0).conn;
                 self.resume(conn);
                 Ok(conn)
             }
@@ -230,12 +230,14 @@ impl Backend for Uring {
     }
 
     fn finish(&mut self, conn: ConnId) {
+        // The kernel looks the descriptor up when a worker comes to it: this flag keeps the close back until then, and counts one.
         if let Some(slot) = self.table.get(conn)
             && slot.phase != Phase::Closing
+            && !slot.flags.has(Flags::FINISHING)
         {
             slot.flags.set(Flags::FINISHING);
-            let at = slot.at(conn);
-            self.push(ops::finish(at));
+            let direct = slot.direct(conn);
+            self.push(ops::finish(direct));
         }
     }
 

@@ -51,6 +51,23 @@ pub(crate) fn moves_with_the_bytes_that_came_behind(driver: Driver) {
     });
 }
 
+pub(crate) fn moves_among_connections_that_come_and_go(driver: Driver) {
+    let rig = two(driver);
+    let mut clients = Vec::new();
+    for round in 0..60_u8 {
+        while clients.len() < 8 {
+            clients.push(connect(rig.reactors[0].addr));
+        }
+        for (index, client) in clients.iter_mut().enumerate() {
+            let words = [round, index as u8, 1, 2, 3];
+            client.write_all(&words).expect("sends");
+            assert_eq!(read(client, words.len()), words);
+        }
+        // Several in a row, and not those that came last.
+        [5, 1, 3].into_iter().for_each(|index| drop(clients.remove(index)));
+    }
+}
+
 pub(crate) fn moves_a_connection_whose_peer_has_finished(driver: Driver) {
     let rig = two(driver);
     for round in 1..20 {

@@ -18,6 +18,8 @@ pub(super) const KNEE_PART: f64 = 0.7;
 pub(super) enum Load {
     Route {
         depth: u32,
+        /// Each message crosses the shards of a gateway.
+        crosses: bool,
     },
     /// By a schedule: [`KNEE_PART`] of the knee, which is looked for below what the closed loop of this depth reaches.
     Paced {
@@ -29,6 +31,13 @@ pub(super) enum Load {
     Connect,
 }
 
+impl Load {
+    /// Whether each message crosses the shards of a gateway, whose metrics then say between which clients it does.
+    pub(super) fn crosses(self) -> bool {
+        matches!(self, Load::Route { crosses: true, .. })
+    }
+}
+
 impl CaseName {
     pub(super) fn name(self) -> String {
         named(self)
@@ -36,8 +45,9 @@ impl CaseName {
 
     pub(super) fn load(self) -> Load {
         match self {
-            CaseName::Route1 | CaseName::Route1Across => Load::Route { depth: 1 },
-            CaseName::Route16 => Load::Route { depth: 16 },
+            CaseName::Route1 => Load::Route { depth: 1, crosses: false },
+            CaseName::Route1Across => Load::Route { depth: 1, crosses: true },
+            CaseName::Route16 => Load::Route { depth: 16, crosses: false },
             CaseName::Route70 => Load::Paced { depth: 16 },
             CaseName::Fanout16 => Load::Fanout { window: 16 },
             CaseName::Fanout64 => Load::Fanout { window: 64 },
@@ -155,7 +165,7 @@ pub(super) fn words(
     let mut words: Vec<String> = if is_bare { vec!["limit".into(), bare.into()] } else { vec![scenario.into()] };
     let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
     match load {
-        Load::Route { depth } | Load::Paced { depth } => {
+        Load::Route { depth, .. } | Load::Paced { depth } => {
             option("--connections", size.connections.to_string());
             option("--active", size.active.to_string());
             match rate {
@@ -178,9 +188,9 @@ pub(super) fn words(
         Place::There { target, pid, metrics } => {
             option("--target", (*target).to_owned());
             option("--server-pid", pid.to_string());
-            if let Some(metrics) = metrics {
+            if load.crosses() {
                 option("--pattern", "across".into());
-                option("--metrics", (*metrics).to_owned());
+                option("--metrics", metrics.expect("a server that is to be crossed was started with metrics").to_owned());
             }
         }
         Place::Bare { reactor, core } => {
@@ -222,7 +232,7 @@ mod tests {
                 let place = match target.reactor_of_limit() {
                     Some(reactor) => Place::Bare { reactor, core: 0 },
                     None => {
-                        let metrics = (*case == CaseName::Route1Across).then_some("127.0.0.1:2");
+                        let metrics = case.load().crosses().then_some("127.0.0.1:2");
                         Place::There { target: "nats://127.0.0.1:1", pid: 1, metrics }
                     }
                 };

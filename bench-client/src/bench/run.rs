@@ -96,7 +96,7 @@ impl Runner<'_> {
             self.load(&mut run, words(load, target, &self.size, self.duration, place), false)?;
             anyhow::Ok(run)
         };
-        let closed = try_out((Load::Route { depth }, None))?;
+        let closed = try_out((Load::Route { depth, crosses: false }, None))?;
         let reached = closed.number("/rate_per_s").filter(|rate| closed.is_valid() && *rate > 0.0);
         let reached =
             reached.with_context(|| format!("the closed loop before was not valid: {}", closed.problems().join("; ")))?;

@@ -123,15 +123,17 @@ impl Servers<'_> {
             CaseName::Connect => {
                 command.args(["--limits-logins-per-second-per-shard", "0"]).env("WEIR_AUTH_HS256_SECRET", SECRET)
             }
-            CaseName::Route1Across => command.args(["--dev", "--metrics", "127.0.0.1:0"]),
             CaseName::Route1 | CaseName::Route16 | CaseName::Route70 => command.arg("--dev"),
-            CaseName::Fanout16 | CaseName::Fanout64 => command.arg("--dev"),
+            CaseName::Route1Across | CaseName::Fanout16 | CaseName::Fanout64 => command.arg("--dev"),
         };
+        if case.load().crosses() {
+            command.args(["--metrics", "127.0.0.1:0"]);
+        }
         let mut server = self.spawn(&mut command, case.shards(), log)?;
         let mut announced = |words| server.announced(words, self.signals).map_err(|_| anyhow!("the gateway did not start"));
         let target = announced(gateway::ANNOUNCEMENT)?;
-        let metrics = (case == CaseName::Route1Across).then(|| announced(gateway::METRICS_ANNOUNCEMENT)).transpose()?;
-        let metrics = metrics.map(|address| address.trim_end_matches(gateway::METRICS_PATH).to_owned());
+        let metrics = case.load().crosses().then(|| announced(gateway::METRICS_ANNOUNCEMENT)).transpose()?;
+        let metrics = metrics.map(|url| url.strip_suffix(gateway::METRICS_PATH).unwrap_or(&url).to_owned());
         Ok(Running { server, target, metrics, ends_well: true })
     }
 

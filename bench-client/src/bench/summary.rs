@@ -174,7 +174,7 @@ impl Outcome {
         let spread = |path: &str| Spread::of(valid().filter_map(|run| run.number(path)));
         let load = case.load();
         let (connections, active, depth, window) = match load {
-            Load::Route { depth } => (size.connections, size.active, Some(depth), None),
+            Load::Route { depth, .. } => (size.connections, size.active, Some(depth), None),
             Load::Paced { .. } => (size.connections, size.active, None, None),
             Load::Fanout { window } => (size.members, 1, None, Some(window)),
             Load::Connect => (size.logins, 0, None, None),

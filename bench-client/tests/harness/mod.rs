@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 #[allow(dead_code, reason = "each program of tests uses a part of this folder")]
+pub(crate) mod gateway;
+#[allow(dead_code, reason = "each program of tests uses a part of this folder")]
 pub(crate) mod program;
 
 use std::{

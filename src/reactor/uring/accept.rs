@@ -1,7 +1,7 @@
 //! Accepting: into direct descriptors, then asking for the peer's address, which a multishot accept cannot give.
 //!
-//! The kernel accepts first and looks for a slot afterwards, so that a full table costs a peer its connection. With few slots left the
-//! multishot accept is therefore replaced by single ones, each made only when there is a slot for it.
+//! The kernel accepts first and looks for a direct descriptor afterwards, so that a full table costs a peer its connection. With few of
+//! them left the multishot accept is therefore replaced by single ones, each made only when there is one for it.
 
 use std::{
     io,
@@ -30,7 +30,7 @@ pub(super) struct Acceptor {
     address_bytes: u32,
     /// Where the kernel writes addresses that were asked for.
     names: slab::Slab<Box<libc::sockaddr_storage>>,
-    /// Slots that a multishot accept leaves alone.
+    /// Direct descriptors that a multishot accept leaves alone.
     headroom: u32,
     state: State,
     /// The listener is to be closed when no accept is in flight.
@@ -127,7 +127,7 @@ impl Uring {
                 acceptor.listener = None;
             }
         }
-        let Ok(file) = u32::try_from(result) else {
+        let Ok(index) = u32::try_from(result) else {
             match -result {
                 // Cancelled by us, or the peer gave up: the next may be fine.
                 libc::ECANCELED | libc::ECONNABORTED | libc::EPROTO | libc::EINTR | libc::EAGAIN => {}
@@ -148,15 +148,15 @@ impl Uring {
             return 0;
         };
         if acceptor.stopped {
-            let at = self.table.occupy(file, Phase::Vacating, 0);
-            self.push(ops::close(at));
+            let direct = self.table.occupy(index, Phase::Vacating, 0);
+            self.push(ops::close(direct));
             return 0;
         }
         // SAFETY: all-zero bytes are a valid `sockaddr_storage`.
         let key = acceptor.names.insert(Box::new(unsafe { std::mem::zeroed() }));
         let (address, length) = (std::ptr::from_mut(acceptor.names[key].as_mut()), acceptor.address_bytes);
-        let at = self.table.occupy(file, Phase::Naming, key as u32);
-        self.push(ops::name(at, address, length));
+        let direct = self.table.occupy(index, Phase::Naming, key as u32);
+        self.push(ops::name(direct, address, length));
         0
     }
 
@@ -174,8 +174,8 @@ impl Uring {
             // It is gone already.
             Some(_) | None => {
                 slot.phase = Phase::Vacating;
-                let at = slot.at(conn);
-                self.push(ops::close(at));
+                let direct = slot.direct(conn);
+                self.push(ops::close(direct));
                 0
             }
         }

@@ -35,8 +35,8 @@ impl Uring {
         let slot = self.table.get(conn).expect("the caller has looked");
         match self.peers.ring_of(ShardId(slot.cargo as u16)) {
             Some(ring) => {
-                let at = slot.at(conn);
-                self.push(ops::depart(at, ring));
+                let direct = slot.direct(conn);
+                self.push(ops::depart(direct, ring));
             }
             None => {
                 slot.phase = Phase::Stepping;
@@ -50,8 +50,8 @@ impl Uring {
         let slot = self.table.get(conn).expect("a connection outlives its operations");
         if let Ok(index) = u32::try_from(result) {
             slot.phase = Phase::Vacating;
-            let at = slot.at(conn);
-            self.push(ops::close(at));
+            let direct = slot.direct(conn);
+            self.push(ops::close(direct));
             sink.event(Event::Departed { conn, parcel: Parcel::Direct(index) });
         } else {
             log::debug!("{conn} cannot move to shard {}: {}", slot.cargo, std::io::Error::from_raw_os_error(-result));
@@ -92,8 +92,8 @@ impl Uring {
     pub(super) fn close_when_still(&mut self, conn: ConnId) {
         let slot = self.table.get(conn).expect("the caller has looked");
         if !slot.flags.has(Flags::IN_FLIGHT) {
-            let at = slot.at(conn);
-            self.push(ops::close(at));
+            let direct = slot.direct(conn);
+            self.push(ops::close(direct));
         }
     }
 
@@ -122,7 +122,7 @@ impl Uring {
     /// The descriptor is closed.
     pub(super) fn closed(&mut self, conn: ConnId, result: i32, sink: &mut impl Sink) -> usize {
         let slot = self.table.get(conn).expect("a connection outlives its operations");
-        assert!(result == 0, "the descriptor of {conn} in phase {:?} was not there to be closed: {result}", slot.phase);
+        assert!(result == 0, "the descriptor of {conn} was not there to be closed: {result}, {slot:?}");
         let told = slot.phase == Phase::Closing;
         self.table.vacate(conn);
         self.acceptor.slot_freed();

@@ -2,7 +2,7 @@
 
 use io_uring::{opcode, squeue, types};
 
-use super::table::At;
+use super::table::Direct;
 use crate::{ids::ConnId, io::Chunk};
 
 /// Which operation a completion ends; the top eight bits of `user_data`, above the connection.
@@ -68,8 +68,8 @@ const ANY_INDEX: i32 = -1;
 /// The target ring gets no completion (`IORING_MSG_RING_CQE_SKIP`): it learns of the connection from the mesh.
 const TARGET_SKIPS: u32 = 1;
 
-fn fixed(at: At) -> types::Fixed {
-    types::Fixed(at.file)
+fn fixed(direct: Direct) -> types::Fixed {
+    types::Fixed(direct.index)
 }
 
 /// Completes each time the bell is rung. A multishot poll is edge-triggered: each write to the eventfd counts, though nobody reads it.
@@ -96,9 +96,9 @@ pub(super) fn cancel_accept() -> squeue::Entry {
 }
 
 /// Writes the peer's address to `address`, which has room for `length` bytes: exactly those of the listener's family.
-pub(super) fn name(at: At, address: *mut libc::sockaddr_storage, length: u32) -> squeue::Entry {
-    let set = opcode::SetSockOpt::new(fixed(at), libc::SOL_SOCKET as u32, SO_PEERNAME, address.cast(), length);
-    let mut entry = set.build().user_data(Op::Name.of(at.conn));
+pub(super) fn name(direct: Direct, address: *mut libc::sockaddr_storage, length: u32) -> squeue::Entry {
+    let set = opcode::SetSockOpt::new(fixed(direct), libc::SOL_SOCKET as u32, SO_PEERNAME, address.cast(), length);
+    let mut entry = set.build().user_data(Op::Name.of(direct.conn));
     const _: () = assert!(size_of::<squeue::Entry>() == 64);
     // SAFETY: an entry is a `struct io_uring_sqe` (`repr(C)`, 64 bytes), whose `cmd_op` is the `u32` at byte 8. The crate can only build the
     // setting command; the getting one has the same fields in the same places (io_uring/cmd_net.c).
@@ -107,38 +107,38 @@ pub(super) fn name(at: At, address: *mut libc::sockaddr_storage, length: u32) ->
 }
 
 /// Receives once.
-pub(super) fn receive_one(at: At) -> squeue::Entry {
-    opcode::Recv::new(fixed(at), std::ptr::null_mut(), 0)
+pub(super) fn receive_one(direct: Direct) -> squeue::Entry {
+    opcode::Recv::new(fixed(direct), std::ptr::null_mut(), 0)
         .buf_group(BUFFER_GROUP)
         .build()
         .flags(squeue::Flags::BUFFER_SELECT)
-        .user_data(Op::Receive.of(at.conn))
+        .user_data(Op::Receive.of(direct.conn))
 }
 
 /// Receives once what is there already; fails with `EAGAIN` when nothing is.
-pub(super) fn receive_rest(at: At) -> squeue::Entry {
-    opcode::Recv::new(fixed(at), std::ptr::null_mut(), 0)
+pub(super) fn receive_rest(direct: Direct) -> squeue::Entry {
+    opcode::Recv::new(fixed(direct), std::ptr::null_mut(), 0)
         .buf_group(BUFFER_GROUP)
         .flags(libc::MSG_DONTWAIT)
         .build()
         .flags(squeue::Flags::BUFFER_SELECT)
-        .user_data(Op::Receive.of(at.conn))
+        .user_data(Op::Receive.of(direct.conn))
 }
 
 /// Completes when there is something to receive, or the end, and leaves it where it is; needs no shared buffer. `waits`: until then.
-pub(super) fn peek(at: At, byte: *mut u8, waits: bool) -> squeue::Entry {
+pub(super) fn peek(direct: Direct, byte: *mut u8, waits: bool) -> squeue::Entry {
     let flags = libc::MSG_PEEK | if waits { 0 } else { libc::MSG_DONTWAIT };
-    opcode::Recv::new(fixed(at), byte, 1).flags(flags).build().user_data(Op::Receive.of(at.conn))
+    opcode::Recv::new(fixed(direct), byte, 1).flags(flags).build().user_data(Op::Receive.of(direct.conn))
 }
 
 /// Completes when there is something to receive, or the end; holds less of the kernel's memory meanwhile than a receive.
-pub(super) fn poll(at: At) -> squeue::Entry {
-    opcode::PollAdd::new(fixed(at), libc::POLLIN as u32).build().user_data(Op::Receive.of(at.conn))
+pub(super) fn poll(direct: Direct) -> squeue::Entry {
+    opcode::PollAdd::new(fixed(direct), libc::POLLIN as u32).build().user_data(Op::Receive.of(direct.conn))
 }
 
 /// Receives until the end.
-pub(super) fn receive_many(at: At) -> squeue::Entry {
-    opcode::RecvMulti::new(fixed(at), BUFFER_GROUP).build().user_data(Op::Receive.of(at.conn))
+pub(super) fn receive_many(direct: Direct) -> squeue::Entry {
+    opcode::RecvMulti::new(fixed(direct), BUFFER_GROUP).build().user_data(Op::Receive.of(direct.conn))
 }
 
 /// Completes only when there was nothing to cancel.
@@ -148,14 +148,14 @@ pub(super) fn cancel_receive(conn: ConnId) -> squeue::Entry {
 }
 
 /// Sends what lies behind the first `done` bytes of `chunk`. The kernel goes on by itself after a partial send.
-pub(super) fn send(at: At, chunk: &Chunk, done: usize) -> squeue::Entry {
+pub(super) fn send(direct: Direct, chunk: &Chunk, done: usize) -> squeue::Entry {
     let bytes = &chunk.as_slice()[done..];
     // A longer chunk is sent in parts: the result is an `i32`.
     let length = bytes.len().min(1 << 30) as u32;
-    opcode::Send::new(fixed(at), bytes.as_ptr(), length)
+    opcode::Send::new(fixed(direct), bytes.as_ptr(), length)
         .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
         .build()
-        .user_data(Op::Send.of(at.conn))
+        .user_data(Op::Send.of(direct.conn))
 }
 
 /// Completes only when there was nothing to cancel.
@@ -169,24 +169,24 @@ pub(super) fn install(descriptors: *mut i32, count: usize) -> squeue::Entry {
     opcode::FilesUpdate::new(descriptors, count as u32).offset(ANY_INDEX).build().user_data(Op::Install.alone())
 }
 
-pub(super) fn connect(at: At, address: *const libc::sockaddr, length: libc::socklen_t) -> squeue::Entry {
-    opcode::Connect::new(fixed(at), address, length).build().user_data(Op::Connect.of(at.conn))
+pub(super) fn connect(direct: Direct, address: *const libc::sockaddr, length: libc::socklen_t) -> squeue::Entry {
+    opcode::Connect::new(fixed(direct), address, length).build().user_data(Op::Connect.of(direct.conn))
 }
 
 /// Installs the connection in another ring's table. The result is its index there.
-pub(super) fn depart(at: At, ring: i32) -> squeue::Entry {
-    opcode::MsgRingSendFd::new(types::Fd(ring), fixed(at), types::DestinationSlot::auto_target(), 0)
+pub(super) fn depart(direct: Direct, ring: i32) -> squeue::Entry {
+    opcode::MsgRingSendFd::new(types::Fd(ring), fixed(direct), types::DestinationSlot::auto_target(), 0)
         .opcode_flags(TARGET_SKIPS)
         .build()
-        .user_data(Op::Move.of(at.conn))
+        .user_data(Op::Move.of(direct.conn))
 }
 
-pub(super) fn finish(at: At) -> squeue::Entry {
-    opcode::Shutdown::new(fixed(at), libc::SHUT_WR).build().user_data(Op::Finish.of(at.conn))
+pub(super) fn finish(direct: Direct) -> squeue::Entry {
+    opcode::Shutdown::new(fixed(direct), libc::SHUT_WR).build().user_data(Op::Finish.of(direct.conn))
 }
 
-pub(super) fn close(at: At) -> squeue::Entry {
-    opcode::Close::new(fixed(at)).build().user_data(Op::Close.of(at.conn))
+pub(super) fn close(direct: Direct) -> squeue::Entry {
+    opcode::Close::new(fixed(direct)).build().user_data(Op::Close.of(direct.conn))
 }
 
 #[cfg(test)]

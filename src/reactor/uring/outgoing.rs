@@ -31,7 +31,7 @@ struct Request {
 
 /// Sockets on their way into the table.
 struct Batch {
-    /// Their descriptors; the kernel writes their slots over them.
+    /// Their descriptors; the kernel writes the indices of direct ones over them.
     descriptors: [i32; BATCH],
     sockets: Vec<(OwnedFd, Request)>,
 }
@@ -113,8 +113,8 @@ impl Uring {
             let connecting = Box::new(Connecting { token: request.token, address: request.to.into() });
             let (address, length) = (connecting.address.as_ptr().cast(), connecting.address.len());
             let key = self.outgoing.connecting.insert(connecting);
-            let at = self.table.occupy(descriptors[index] as u32, Phase::Connecting, key as u32);
-            self.push(ops::connect(at, address, length));
+            let direct = self.table.occupy(descriptors[index] as u32, Phase::Connecting, key as u32);
+            self.push(ops::connect(direct, address, length));
         }
         0
     }
@@ -125,8 +125,8 @@ impl Uring {
         let token = self.outgoing.connecting.remove(slot.cargo as usize).token;
         if result < 0 {
             slot.phase = Phase::Vacating;
-            let at = slot.at(conn);
-            self.push(ops::close(at));
+            let direct = slot.direct(conn);
+            self.push(ops::close(direct));
             sink.event(Event::ConnectFailed { token, errno: -result });
         } else {
             slot.phase = Phase::Streaming;
@@ -146,8 +146,8 @@ impl Uring {
         slot.flags.set(Flags::SENDING);
         let key = self.sends.insert(Sending { chunk, done: 0 });
         slot.cargo = key as u32;
-        let at = slot.at(conn);
-        self.push(ops::send(at, &self.sends[key].chunk, 0));
+        let direct = slot.direct(conn);
+        self.push(ops::send(direct, &self.sends[key].chunk, 0));
     }
 
     /// The kernel took a chunk, or a part of it, or refused it.
@@ -157,8 +157,8 @@ impl Uring {
         let sending = &mut self.sends[key];
         sending.done += result.max(0) as usize;
         if result > 0 && sending.done < sending.chunk.as_slice().len() && slot.phase != Phase::Closing {
-            let at = slot.at(conn);
-            self.push(ops::send(at, &self.sends[key].chunk, self.sends[key].done));
+            let direct = slot.direct(conn);
+            self.push(ops::send(direct, &self.sends[key].chunk, self.sends[key].done));
             return 0;
         }
         slot.flags.clear(Flags::SENDING);

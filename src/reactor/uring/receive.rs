@@ -42,8 +42,8 @@ impl Uring {
                 {
                     slot.flags.set(Flags::RECEIVING.and(Flags::PEEKING));
                     let waits = !slot.flags.has(Flags::BROKEN);
-                    let (at, byte) = (slot.at(conn), std::ptr::from_mut(self.scratch.as_mut()));
-                    self.push(ops::peek(at, byte, waits));
+                    let (direct, byte) = (slot.direct(conn), std::ptr::from_mut(self.scratch.as_mut()));
+                    self.push(ops::peek(direct, byte, waits));
                 }
             }
         }
@@ -63,17 +63,17 @@ impl Uring {
         if slot.flags.has(Flags::RECEIVING.and(Flags::PARKED).and(Flags::ENDED)) {
             return;
         }
-        let at = slot.at(conn);
+        let direct = slot.direct(conn);
         let entry = match slot.phase {
             // The machine has not seen the last step yet.
             Phase::Stepping if slot.queue != NO_BUFFER => return,
-            Phase::Stepping | Phase::Streaming if slot.flags.has(Flags::BROKEN) => ops::receive_rest(at),
-            Phase::Stepping => ops::receive_one(at),
-            Phase::Streaming if slot.flags.has(Flags::BUSY) || self.idle.never() => ops::receive_many(at),
-            Phase::Streaming if expected => ops::receive_one(at),
+            Phase::Stepping | Phase::Streaming if slot.flags.has(Flags::BROKEN) => ops::receive_rest(direct),
+            Phase::Stepping => ops::receive_one(direct),
+            Phase::Streaming if slot.flags.has(Flags::BUSY) || self.idle.never() => ops::receive_many(direct),
+            Phase::Streaming if expected => ops::receive_one(direct),
             Phase::Streaming => {
                 slot.flags.set(Flags::POLLING);
-                ops::poll(at)
+                ops::poll(direct)
             }
             Phase::Free | Phase::Naming | Phase::Connecting | Phase::Leaving | Phase::Closing | Phase::Vacating => return,
         };

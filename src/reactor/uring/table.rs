@@ -1,10 +1,13 @@
-//! What the reactor knows of each slot: 20 bytes, whether a connection is in it or not.
+//! What the reactor knows of each connection.
 //!
-//! Slots are ours, and the one that was left last is the first to be taken again: so there are as many as there were connections at once. The
-//! kernel's direct descriptors are another thing: it gives them out in a round (`io_file_bitmap_get` in io_uring/filetable.c), so that with
-//! clients that come and go each would be used once before long, and whatever is indexed by them would grow with the table.
+//! The kernel's direct descriptors are no slots of ours. It looks for a free one behind the last that it gave out, or from the last that was
+//! closed on (`io_file_bitmap_get` and `io_file_bitmap_clear` in io_uring/filetable.c and .h): where several close before others come, it
+//! takes ever higher ones, so that each would be used once before long, and what is indexed by them would grow with the ring's table.
 
-use super::super::buffers::NO_BUFFER;
+use super::super::{
+    buffers::NO_BUFFER,
+    slots::{Content, Slots},
+};
 use crate::ids::ConnId;
 
 /// Where a connection is in its life.
@@ -85,26 +88,20 @@ impl Flags {
     }
 }
 
-/// No slot is free.
-const NO_SLOT: u32 = u32::MAX;
-
-/// A connection, and where the kernel has it.
+/// A connection, and the index of its direct descriptor in the ring's table.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct At {
+pub(super) struct Direct {
     pub(super) conn: ConnId,
-    /// The index of its direct descriptor.
-    pub(super) file: u32,
+    pub(super) index: u32,
 }
 
-/// One slot.
+/// One connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
-    /// Of the connection in it, or of the next one.
-    pub(super) generation: u32,
-    /// The index of its direct descriptor.
-    file: u32,
-    /// In a free slot the next free one. Else which memory of this connection the kernel uses, by phase: the peer's address, the connecting socket's record, the chunk in
-    /// flight; while it leaves, the shard it goes to.
+    /// Of its direct descriptor.
+    index: u32,
+    /// Which memory of this connection the kernel uses, by phase: the peer's address, the connecting socket's record, the chunk in
+    /// flight; while it leaves, the shard it goes to. In a free slot the next free one.
     pub(super) cargo: u32,
     /// The last of the buffers that wait for the machine.
     pub(super) queue: u16,
@@ -114,12 +111,12 @@ pub(super) struct Slot {
     pub(super) errno: u8,
 }
 
-const _: () = assert!(size_of::<Slot>() == 20);
+const _: () = assert!(size_of::<Slot>() == 16);
 
 impl Slot {
-    /// `conn` is the connection in it.
-    pub(super) fn at(&self, conn: ConnId) -> At {
-        At { conn, file: self.file }
+    /// Of the connection in it, which is `conn`.
+    pub(super) fn direct(&self, conn: ConnId) -> Direct {
+        Direct { conn, index: self.index }
     }
 
     /// The connection is beyond use. What came before can still be received.
@@ -130,66 +127,78 @@ impl Slot {
     }
 }
 
-/// All slots of a reactor.
+impl Content for Slot {
+    fn vacate(&mut self, next_free: u32) {
+        assert!(self.queue == NO_BUFFER && !self.flags.has(Flags::IN_FLIGHT), "{self:?} is vacated");
+        (self.phase, self.cargo) = (Phase::Free, next_free);
+    }
+
+    fn next_free(&self) -> Option<u32> {
+        (self.phase == Phase::Free).then_some(self.cargo)
+    }
+}
+
+/// All connections of a reactor.
 pub(super) struct Table {
-    slots: Vec<Slot>,
-    first_free: u32,
-    /// How many slots hold a connection.
+    slots: Slots<Slot>,
+    /// How many slots have a connection.
     used: u32,
-    /// How many direct descriptors there are.
-    files: u32,
+    /// How many direct descriptors the ring has.
+    descriptors: u32,
+    /// Which connection has each of them, to notice one that is used by two.
+    #[cfg(debug_assertions)]
+    owners: std::collections::HashMap<u32, ConnId>,
 }
 
 impl Table {
-    pub(super) fn new(files: u32) -> Table {
-        // Address space only: the kernel gives pages as slots are used for the first time.
-        Table { slots: Vec::with_capacity(files as usize), first_free: NO_SLOT, used: 0, files }
+    pub(super) fn new(descriptors: u32) -> Table {
+        Table {
+            slots: Slots::new(descriptors),
+            used: 0,
+            descriptors,
+            #[cfg(debug_assertions)]
+            owners: std::collections::HashMap::new(),
+        }
     }
 
     /// How many slots there are by now.
     pub(super) fn slots(&self) -> u32 {
-        self.slots.len() as u32
+        self.slots.count()
     }
 
     /// How many more connections there can be.
     pub(super) fn free(&self) -> u32 {
-        self.files.saturating_sub(self.used)
+        // Until the completion of a close is read, its descriptor may be another connection's already.
+        self.descriptors.saturating_sub(self.used)
     }
 
     /// The slot of a connection that is there; `None` when the id is of one that was.
     pub(super) fn get(&mut self, conn: ConnId) -> Option<&mut Slot> {
-        let slot = &mut self.slots[conn.slot as usize];
-        (slot.generation == conn.generation && slot.phase != Phase::Free).then_some(slot)
+        self.slots.get(conn)
     }
 
-    /// Some of the slots, with the connections in them, from `first` on; none behind the last one.
+    /// The connections in some of the slots, from `first` on; none behind the last one.
     pub(super) fn part(&mut self, first: u32, count: u32) -> impl Iterator<Item = (ConnId, &mut Slot)> {
-        let part = self.slots.iter_mut().enumerate().skip(first as usize).take(count as usize);
-        part.map(|(index, slot)| (ConnId { slot: index as u32, generation: slot.generation }, slot))
+        self.slots.part(first, count)
     }
 
-    /// Takes a slot for the connection whose direct descriptor is `file`.
-    pub(super) fn occupy(&mut self, file: u32, phase: Phase, cargo: u32) -> At {
-        let index = self.first_free;
+    /// Takes a slot for the connection with the direct descriptor `index`.
+    pub(super) fn occupy(&mut self, index: u32, phase: Phase, cargo: u32) -> Direct {
         self.used += 1;
-        let Some(slot) = self.slots.get_mut(index as usize) else {
-            let conn = ConnId { slot: self.slots.len() as u32, generation: 0 };
-            self.slots.push(Slot { generation: 0, file, cargo, queue: NO_BUFFER, flags: Flags::NONE, phase, errno: 0 });
-            return At { conn, file };
-        };
-        self.first_free = slot.cargo;
-        (slot.file, slot.phase, slot.cargo) = (file, phase, cargo);
-        At { conn: ConnId { slot: index, generation: slot.generation }, file }
+        let conn = self.slots.take(Slot { index, cargo, queue: NO_BUFFER, flags: Flags::NONE, phase, errno: 0 });
+        #[cfg(debug_assertions)]
+        if let Some(before) = self.owners.insert(index, conn)
+            && let Some(slot) = self.slots.get(before)
+        {
+            let is_closed = matches!(slot.phase, Phase::Closing | Phase::Vacating) && !slot.flags.has(Flags::IN_FLIGHT);
+            assert!(is_closed, "direct descriptor {index} is given to {conn}, and {before} has it: {slot:?}");
+        }
+        Direct { conn, index }
     }
 
     /// The descriptor is closed: the id is dead.
     pub(super) fn vacate(&mut self, conn: ConnId) {
-        let slot = &mut self.slots[conn.slot as usize];
-        assert!(slot.generation == conn.generation && slot.phase != Phase::Free);
-        assert!(slot.queue == NO_BUFFER && !slot.flags.has(Flags::IN_FLIGHT));
-        slot.generation = (slot.generation + 1) % ConnId::GENERATIONS;
-        (slot.flags, slot.phase, slot.errno) = (Flags::NONE, Phase::Free, 0);
-        slot.cargo = std::mem::replace(&mut self.first_free, conn.slot);
+        self.slots.vacate(conn);
         self.used -= 1;
     }
 }
@@ -199,31 +208,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_dies_with_its_connection() {
-        let mut table = Table::new(2);
-        let first = table.occupy(1, Phase::Streaming, 0).conn;
-        assert_eq!((table.free(), table.get(first).map(|slot| slot.phase)), (1, Some(Phase::Streaming)));
-        table.vacate(first);
-        assert!(table.free() == 2 && table.get(first).is_none());
-        let second = table.occupy(1, Phase::Stepping, 0).conn;
-        assert!(table.get(first).is_none() && second.slot == first.slot);
-        assert_eq!(table.get(second).map(|slot| slot.phase), Some(Phase::Stepping));
+    fn a_connection_keeps_the_descriptor_that_it_came_with() {
+        let mut table = Table::new(3);
+        let first = table.occupy(2, Phase::Streaming, 0);
+        let second = table.occupy(0, Phase::Stepping, 0);
+        assert_eq!((first.conn.slot, second.conn.slot, table.free(), table.slots()), (0, 1, 1, 2));
+        table.vacate(first.conn);
+        let third = table.occupy(1, Phase::Streaming, 0);
+        assert_eq!((third.conn.slot, table.slots()), (0, 2));
+        assert!(table.get(first.conn).is_none());
+        for (held, index) in [(second, 0), (third, 1)] {
+            assert_eq!(table.get(held.conn).map(|slot| slot.direct(held.conn).index), Some(index));
+        }
     }
 
     #[test]
-    fn there_are_as_many_slots_as_connections_at_once_whatever_descriptors_they_have() {
-        let mut table = Table::new(1_000);
-        let mut held: Vec<At> = (0..10).map(|file| table.occupy(file, Phase::Streaming, 0)).collect();
-        for file in 10..5_000 {
-            let gone = held.remove(file as usize * 7 % held.len());
-            table.vacate(gone.conn);
-            let come = table.occupy(file % 1_000, Phase::Streaming, 0);
-            assert_eq!(table.get(come.conn).map(|slot| slot.at(come.conn).file), Some(file % 1_000));
-            held.push(come);
-            let mut slots: Vec<u32> = held.iter().map(|at| at.conn.slot).collect();
-            slots.sort_unstable();
-            assert_eq!(slots, (0..10).collect::<Vec<_>>());
-        }
-        assert_eq!((table.slots(), table.free()), (10, 990));
+    fn one_that_is_closed_may_go_to_another_before_that_is_known() {
+        let mut table = Table::new(1);
+        let first = table.occupy(0, Phase::Closing, 0);
+        let second = table.occupy(0, Phase::Naming, 0);
+        assert_eq!((table.free(), table.slots()), (0, 2));
+        table.vacate(first.conn);
+        assert!(table.free() == 0 && table.get(second.conn).is_some());
+    }
+
+    #[cfg(debug_assertions)]
+    #[test]
+    #[should_panic(expected = "direct descriptor 0 is given to")]
+    fn one_that_is_in_use_goes_to_nobody_else() {
+        let mut table = Table::new(2);
+        table.occupy(0, Phase::Streaming, 0);
+        table.occupy(0, Phase::Naming, 0);
     }
 }
