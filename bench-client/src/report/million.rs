@@ -323,6 +323,9 @@ impl MillionReport {
             row("storm", format!("{} dropped and came back{back}", grouped(storm.returned)));
             let (rate, repeated) = (grouped(storm.logins_per_s as u64), grouped(storm.repeated_logins));
             row("", format!("{rate} logins per second, {repeated} attempts repeated"));
+            if storm.repeated_logins > 0 {
+                row("", told(&self.endings));
+            }
         }
         row(
             "faults",
