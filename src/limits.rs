@@ -247,8 +247,8 @@ pub const URING_COMPLETIONS_MIN: u32 = 4096;
 pub const URING_COMPLETIONS_MAX: u32 = 32_768;
 /// What a member of a bare fan-out loop may be behind, in bytes.
 pub const LIMIT_LOG_BYTES: usize = 4 * 1024 * 1024;
-/// With this share of the direct descriptors left on io_uring, within these bounds, connections are accepted one by one. A burst that the multishot accept takes
-/// before it is cancelled has to fit in.
+/// With this share of the direct descriptors left on io_uring, within these bounds, connections are accepted one by one. A burst that the
+/// multishot accept takes before it is cancelled has to fit in.
 pub const URING_HEADROOM_SHARE: u32 = 8;
 pub const URING_HEADROOM_MIN: u32 = 64;
 pub const URING_HEADROOM_MAX: u32 = 4096;

@@ -33,7 +33,7 @@ macro_rules! contract {
                     holds_bytes_back_while_congested, delivers_held_bytes_when_a_tick_ends_the_congestion,
                     serves_others_beside_a_flood;
                 ending: reports_a_reset_once_behind_the_last_bytes, reports_a_reset_that_a_send_finds,
-                    closes_with_a_send_in_flight, finishes_and_still_receives, gives_a_reused_slot_a_new_generation,
+                    closes_with_a_send_in_flight, finishes_and_still_receives, finishes_once_however_often_it_is_told, gives_a_reused_slot_a_new_generation,
                     has_as_many_slots_as_connections_at_once, survives_churn;
                 accepting: receives_step_by_step_until_stay, pauses_at_a_full_table_and_goes_on,
                     pauses_without_descriptors_and_goes_on, stops_accepting_and_keeps_connections;

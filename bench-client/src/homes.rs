@@ -22,6 +22,8 @@ use crate::{gateway::METRICS_PATH, plan::Plan, reach::unreachable, signals::Sign
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Before the name of the shard and the count, in the page of metrics.
 const LOGINS: &str = "weir_logins_total{shard=";
+/// More than the metrics of the most shards that there can be.
+const PAGE_BYTES_MAX: u64 = 16 << 20;
 /// So many clients are tried for each that is wanted, and some more: with two shards each second one fits, as a coin falls.
 const TRIED_PER_WANTED: u32 = 4;
 const TRIED_MORE: u32 = 64;
@@ -40,30 +42,17 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// These for the first clients, and for the others of `count` in all the lowest that are left.
+    /// These for the first clients, and for the others of `count` in all the lowest that are left, which are below `count`.
     fn new(first: &[u32], count: u32) -> Names {
-        let mut clients = Vec::new();
-        let mut give = |number: u32, client: u32| {
-            let needed = number as usize + 1;
-            clients.resize(needed.max(clients.len()), NOBODY);
-            let is_free = clients[number as usize] == NOBODY;
-            if is_free {
-                clients[number as usize] = client;
-            }
-            is_free
-        };
-        let mut numbers = first[..first.len().min(count as usize)].to_vec();
-        for (client, number) in (0..).zip(&numbers) {
-            assert!(give(*number, client), "two clients with the number {number}");
+        let numbers_in_all = first.iter().map(|number| number + 1).fold(count, u32::max);
+        let mut clients = vec![NOBODY; numbers_in_all as usize];
+        for (client, number) in (0..).zip(first) {
+            clients[*number as usize] = client;
         }
-        for number in 0.. {
-            let client = numbers.len() as u32;
-            if client == count {
-                break;
-            }
-            if give(number, client) {
-                numbers.push(number);
-            }
+        let others = (0..count).filter(|number| clients[*number as usize] == NOBODY);
+        let numbers: Vec<u32> = first.iter().copied().chain(others).take(count as usize).collect();
+        for (client, number) in (0..).zip(&numbers) {
+            clients[*number as usize] = client;
         }
         Names { numbers, clients }
     }
@@ -218,9 +207,6 @@ fn page(metrics: SocketAddr) -> std::io::Result<String> {
     stream.take(PAGE_BYTES_MAX).read_to_end(&mut page)?;
     Ok(String::from_utf8_lossy(&page).into_owned())
 }
-
-/// More than the metrics of the most shards that there can be.
-const PAGE_BYTES_MAX: u64 = 16 << 20;
 
 /// The one that counted one more, where nothing else moved.
 fn grown(before: &[u64], after: &[u64]) -> Option<usize> {

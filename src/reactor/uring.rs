@@ -5,7 +5,7 @@
 //! and nothing is closed or moved before all of that has ended.
 //!
 //! - this file: construction, and which completion goes where
-//! - `ring`: the io_uring itself; `ops`: the operations; `table`: the slots
+//! - `ring`: the io_uring itself; `ops`: the operations; `table`: the slots and their descriptors
 //! - `accept`, `receive`, `idle`, `outgoing` (connect, send), `leave` (move, finish, close): one part of the life each
 
 mod accept;

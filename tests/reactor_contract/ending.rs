@@ -87,6 +87,18 @@ pub(crate) fn finishes_and_still_receives(driver: Driver) {
     rig.reactors[0].expect(Seen::Closed { conn });
 }
 
+pub(crate) fn finishes_once_however_often_it_is_told(driver: Driver) {
+    let mut rig = Rig::single(driver, STAY);
+    for _ in 0..20 {
+        let (mut client, conn) = rig.client(0);
+        // One descriptor is shut and closed, and not the next one's that has its index.
+        rig.tell(0, Note::DoAll(vec![Output::Finish { conn }, Output::Finish { conn }, Output::Close { conn }]));
+        rig.reactors[0].expect(Seen::Closed { conn });
+        assert_eq!(read_to_end(&mut client), b"");
+    }
+    rig.reactors[0].expect_silence();
+}
+
 pub(crate) fn gives_a_reused_slot_a_new_generation(driver: Driver) {
     let mut rig = Rig::new(driver, Options { slots: [1, 1], behaviour: STAY, ..Options::default() });
     let mut last = None;
